@@ -1,0 +1,271 @@
+//! The configuration as the rest of the agent sees it: valid, with defaults filled in, names resolved.
+//!
+//! A [`Config`] is only made by [`super::parse`] and [`super::load`], so whoever holds one need not check it
+//! again: names are unique, every listener's pool exists, every listener's address family has a
+//! backend, addresses and ports are usable.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub admin: Admin,
+    pub agent: Agent,
+    pub xdp: Xdp,
+    pub snat: Snat,
+    pub bindings: Bindings,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub listeners: Vec<Listener>,
+    /// In the file's order; a [`PoolId`] is an index into this.
+    pub pools: Vec<Pool>,
+}
+
+impl Config {
+    /// The pool that `id` names.
+    pub fn pool(&self, id: PoolId) -> &Pool {
+        &self.pools[id.0]
+    }
+}
+
+/// `[admin]`: where the HTTP interface listens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub http: SocketAddr,
+}
+
+/// `[agent]`: what tells two agents on one host apart, and where they keep things.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    pub name: String,
+    /// Directory on a BPF file system that maps and links are pinned under.
+    pub pin_dir: PathBuf,
+    /// Directory for what must survive a restart but is no map.
+    pub state_dir: PathBuf,
+}
+
+/// `[xdp]`: where the programs are attached, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Xdp {
+    /// Names of network interfaces, at least one if a listener uses [`Datapath::Xdp`].
+    pub interfaces: Vec<String>,
+    pub mode: Mode,
+    /// Most client connections at a time; each takes two entries of the flow map.
+    pub max_flows: u32,
+}
+
+/// How an XDP program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Native, or with a warning generic where the driver cannot.
+    Auto,
+    Native,
+    Generic,
+}
+
+/// `[snat]`: the source of connections to the backends, for listeners with [`Source::Snat`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snat {
+    /// Empty: the preferred source address of the route to each backend. Otherwise it holds an
+    /// address of every family that a listener with [`Source::Snat`] has.
+    pub addresses: Vec<IpAddr>,
+    pub ports: RangeInclusive<u16>,
+}
+
+/// `[bindings]`: which client identifier belongs to which backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bindings {
+    /// Most identifiers remembered; the least recently used goes first.
+    pub capacity: u32,
+    /// How long an identifier is remembered after its client left.
+    pub linger: Duration,
+}
+
+/// `[timeouts]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeouts {
+    /// From the client's first data to a whole client identifier.
+    pub sniff: Duration,
+    /// For one attempt to connect to one backend, retransmitted SYNs included.
+    pub connect: Duration,
+    /// Added to 1.5 × the keep-alive of a CONNECT before an idle flow is ended.
+    pub grace: Duration,
+    /// Idle limit of flows whose CONNECT has keep-alive 0, that is: no keep-alive.
+    pub keepalive_zero: Duration,
+    /// How long a flow's entries stay after both sides closed (TIME_WAIT).
+    pub closed: Duration,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Longest client identifier accepted, in bytes.
+    pub client_id: usize,
+    /// Most bytes of a CONNECT read while looking for its client identifier.
+    pub sniff_bytes: usize,
+    /// RSTs sent a second for packets that belong to no flow.
+    pub rst_rate: u32,
+}
+
+/// `[[listener]]`: VIPs that clients connect to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: String,
+    /// At least one; no VIP occurs twice in a [`Config`].
+    pub bind: Vec<SocketAddr>,
+    pub pool: PoolId,
+    pub datapath: Datapath,
+    pub source: Source,
+    /// Send a PROXY protocol v2 header in front of the client's CONNECT.
+    pub proxy_protocol: bool,
+}
+
+/// Which of the two data paths serves a listener. `auto` in the file is settled by the parser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    Xdp,
+}
+
+/// The source address that backends see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An address and port of the balancer, from [`Snat`].
+    Snat,
+    /// The client's own; backends route back through the balancer.
+    Client,
+}
+
+/// Index of a pool in [`Config::pools`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId(pub usize);
+
+/// `[pool.NAME]`: backends of which any may serve a client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub name: String,
+    pub policy: Policy,
+    /// `None`: no active checks.
+    pub health: Option<Health>,
+    /// At least one, at least one with a weight above 0, names and addresses unique in the pool.
+    pub backends: Vec<Backend>,
+}
+
+/// How a pool chooses a backend for a client that is bound to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Smooth weighted round robin.
+    RoundRobin,
+}
+
+/// `health = { … }`: how a pool's backends are checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    pub check: Check,
+    /// From the start of one check to the start of the next.
+    pub interval: Duration,
+    /// For one check as a whole; at most `interval`.
+    pub timeout: Duration,
+    /// Successful checks in a row that bring a backend up, at least 1.
+    pub rise: u32,
+    /// Failed checks in a row that take a backend down, at least 1.
+    pub fall: u32,
+}
+
+/// What one health check does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// `GET path`; 200 is up.
+    Http { port: u16, path: String },
+    /// A TCP connection; `None`: to the backend's own port.
+    Tcp { port: Option<u16> },
+    /// An MQTT CONNECT; `None`: to the backend's own port.
+    Mqtt { port: Option<u16> },
+}
+
+/// `[[pool.NAME.backend]]`: one broker node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub name: String,
+    /// One or two, at most one of each address family.
+    pub addresses: Vec<BackendAddress>,
+    /// 0: takes no new clients, only those bound to it.
+    pub weight: u16,
+}
+
+impl Backend {
+    /// The address for clients that connect over IPv4.
+    pub fn ipv4(&self) -> Option<SocketAddr> {
+        self.addresses
+            .iter()
+            .map(|address| address.socket)
+            .find(SocketAddr::is_ipv4)
+    }
+
+    /// The address for clients that connect over IPv6.
+    pub fn ipv6(&self) -> Option<SocketAddr> {
+        self.addresses
+            .iter()
+            .map(|address| address.socket)
+            .find(SocketAddr::is_ipv6)
+    }
+}
+
+/// Where a backend listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendAddress {
+    pub socket: SocketAddr,
+    /// The DNS name that `socket` was resolved from, if the file has one.
+    pub host: Option<String>,
+}
+
+impl Mode {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Auto => "auto",
+            Mode::Native => "native",
+            Mode::Generic => "generic",
+        }
+    }
+}
+
+impl Datapath {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Datapath::Xdp => "xdp",
+        }
+    }
+}
+
+impl Source {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Snat => "snat",
+            Source::Client => "client",
+        }
+    }
+}
+
+impl Policy {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::RoundRobin => "round-robin",
+        }
+    }
+}
+
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Some(host) => write!(f, "{} ({host})", self.socket),
+            None => write!(f, "{}", self.socket),
+        }
+    }
+}
