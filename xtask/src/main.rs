@@ -1,1 +1,114 @@
-fn main() {}
+//! `cargo xtask`: every developer command of mqlb.
+//!
+//! Each command first does the set-up that it needs ([`setup`]). Everything runs as the user who
+//! typed the command; only what touches the system or the kernel goes through sudo ([`root`]).
+//! Progress goes to stderr, so that stdout holds only what was asked for.
+
+mod lint;
+mod root;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use setup::Need;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing for all the other commands (they also do it by themselves)
+    Setup,
+    /// Build target/release/mqlb, self-contained: the XDP programs are embedded
+    Build,
+    /// Build, then run the lab: clients, balancer and brokers in namespaces (needs root)
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Passed to `mqlb-lab run`; `cargo xtask run --help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Formatting, lints, unit tests, then the tests that need a kernel (as root)
+    Test(test::Args),
+    /// Format the sources
+    Fmt,
+    /// Check formatting and lints
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup => {
+            setup::ensure(&[Need::Build, Need::Kernel])?;
+            eprintln!("xtask: everything is in place");
+            Ok(())
+        }
+        Command::Build => {
+            setup::ensure(&[Need::Build])?;
+            let mqlb = run::build_mqlb()?;
+            eprintln!("xtask: built {}", mqlb.display());
+            Ok(())
+        }
+        Command::Run { args } => {
+            setup::ensure(&[Need::Build, Need::Kernel])?;
+            run::lab(&args)
+        }
+        Command::Test(args) => {
+            setup::ensure(&[Need::Build, Need::Kernel])?;
+            test::run(&args)
+        }
+        Command::Fmt => workspace::cargo(["fmt", "--all"]),
+        Command::Lint => {
+            setup::ensure(&[Need::Build])?;
+            lint::formatting()?;
+            lint::clippy()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_passes_every_flag_through() {
+        let cli = Cli::parse_from([
+            "xtask",
+            "run",
+            "--once",
+            "--json",
+            "--clients",
+            "10",
+            "--help",
+        ]);
+        let Command::Run { args } = cli.command else {
+            panic!("not `run`")
+        };
+        assert_eq!(args, ["--once", "--json", "--clients", "10", "--help"]);
+    }
+}

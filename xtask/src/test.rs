@@ -1,0 +1,303 @@
+//! `cargo xtask test`: formatting, lints, unit tests, then the tests that need a kernel.
+//!
+//! Every step runs even if an earlier one failed; the summary at the end has them all. The tests
+//! that need root are built as the user who typed the command and only run as root.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::workspace::{Metadata, cargo_command, show};
+use crate::{lint, root, run};
+
+/// The end-to-end tests build namespaces and start processes: a few at a time.
+const ROOT_TEST_THREADS: &str = "--test-threads=4";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the end-to-end tests in namespaces
+    #[arg(long)]
+    quick: bool,
+    /// Only tests whose name contains one of these; formatting and lints are left out
+    filters: Vec<String>,
+}
+
+/// # Errors
+/// A step failed; all of them have been run and summed up.
+pub fn run(args: &Args) -> Result<()> {
+    let mut report = Report::default();
+    if args.filters.is_empty() {
+        report.step("formatting", |_| lint::formatting());
+        report.step("clippy", |_| lint::clippy());
+    }
+    report.step("unit and property tests", |totals| {
+        unit_tests(&args.filters, totals)
+    });
+    let metadata = Metadata::read()?;
+    for (package, what) in [
+        ("lb-user", "packet tables (BPF_PROG_TEST_RUN)"),
+        ("lb-tests", "end-to-end tests"),
+    ] {
+        let targets = metadata.targets(package, "test");
+        if targets.is_empty() || (args.quick && package == "lb-tests") {
+            continue;
+        }
+        report.step(what, |totals| {
+            root_tests(package, &targets, &args.filters, totals)
+        });
+    }
+    report.finish()
+}
+
+fn unit_tests(filters: &[String], totals: &mut Totals) -> Result<()> {
+    let mut tests = cargo_command();
+    tests.args(["test", "--no-fail-fast", "--lib", "--bins"]);
+    // lb-tests' brokers and fleet have their unit tests in its library; the others likewise.
+    tests.args([
+        "--package",
+        "lb-common",
+        "--package",
+        "lb-user",
+        "--package",
+        "lb-tests",
+        "--package",
+        "xtask",
+    ]);
+    watch(tests.arg("--").args(filters), totals)
+}
+
+/// Builds the integration tests `targets` of `package` in release and runs each as root.
+fn root_tests(
+    package: &str,
+    targets: &[&str],
+    filters: &[String],
+    totals: &mut Totals,
+) -> Result<()> {
+    let mqlb = run::build_mqlb()?;
+    let binaries = build_tests(package, targets)?;
+    let mut failed = Vec::new();
+    for test in binaries {
+        let why = "to run the tests that load XDP programs and create network namespaces";
+        let manifest_dir = test.manifest_dir.as_os_str();
+        let env = [
+            ("MQLB_BIN", mqlb.as_os_str()),
+            ("CARGO_MANIFEST_DIR", manifest_dir),
+        ];
+        let mut command = root::command(&test.binary, why, &env)?;
+        command
+            .current_dir(&test.manifest_dir)
+            .arg(ROOT_TEST_THREADS)
+            .args(filters);
+        eprintln!("     Running {} as root", test.name);
+        if let Err(error) = watch(&mut command, totals) {
+            eprintln!("xtask: {error:#}");
+            failed.push(test.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+struct TestBinary {
+    name: String,
+    binary: PathBuf,
+    manifest_dir: PathBuf,
+}
+
+fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<TestBinary>> {
+    let mut build = cargo_command();
+    build.args([
+        "test",
+        "--release",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+        "--package",
+        package,
+    ]);
+    build.args(targets.iter().flat_map(|target| ["--test", target]));
+    let output = build
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start `{}`", show(&build)))?;
+    if !output.status.success() {
+        bail!("`{}` failed ({})", show(&build), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(test_binary)
+        .collect())
+}
+
+/// The test binary that a line of cargo's JSON messages announces, if it does.
+fn test_binary(line: &str) -> Option<TestBinary> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    Some(TestBinary {
+        name: message["target"]["name"].as_str()?.to_owned(),
+        binary: message["executable"].as_str()?.into(),
+        manifest_dir: PathBuf::from(message["manifest_path"].as_str()?)
+            .parent()?
+            .to_owned(),
+    })
+}
+
+/// Runs `command`, shows its output as it comes, and adds the results that it prints to `totals`.
+fn watch(command: &mut Command, totals: &mut Totals) -> Result<()> {
+    let shown = show(command);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start `{shown}`"))?;
+    let stdout = child.stdout.take().context("the child's stdout is piped")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        // Tests may print anything: not all of it is UTF-8.
+        let line = String::from_utf8_lossy(&line.context("read the tests' output")?).into_owned();
+        println!("{line}");
+        totals.add(&line);
+    }
+    let status = child.wait().context("wait for the tests")?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// Sums of libtest's "test result:" lines.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Totals {
+    /// Adds what `line` reports, if it is a result line.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split(';') {
+            let mut words = count.split_whitespace();
+            let Some(number) = words.next().and_then(|word| word.parse::<u64>().ok()) else {
+                continue;
+            };
+            match words.next() {
+                Some("passed") => self.passed += number,
+                Some("failed") => self.failed += number,
+                Some("ignored") => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What was run, and how it ended.
+#[derive(Default)]
+struct Report {
+    steps: Vec<Step>,
+}
+
+struct Step {
+    name: &'static str,
+    outcome: Result<()>,
+    totals: Totals,
+    took: Duration,
+}
+
+impl Report {
+    fn step(&mut self, name: &'static str, work: impl FnOnce(&mut Totals) -> Result<()>) {
+        eprintln!("\nxtask: {name}");
+        let (start, mut totals) = (Instant::now(), Totals::default());
+        let outcome = work(&mut totals);
+        if let Err(error) = &outcome {
+            eprintln!("xtask: {name}: {error:#}");
+        }
+        self.steps.push(Step {
+            name,
+            outcome,
+            totals,
+            took: start.elapsed(),
+        });
+    }
+
+    /// Prints the summary.
+    fn finish(self) -> Result<()> {
+        println!("\nsummary");
+        for Step {
+            name,
+            outcome,
+            totals:
+                Totals {
+                    passed,
+                    failed,
+                    ignored,
+                },
+            took,
+        } in &self.steps
+        {
+            let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
+            print!("  {verdict:6} {name}, {:.0} s", took.as_secs_f64());
+            if passed + failed + ignored > 0 {
+                print!(": {passed} passed, {failed} failed, {ignored} ignored");
+            }
+            println!();
+        }
+        let failed: Vec<_> = self
+            .steps
+            .iter()
+            .filter(|step| step.outcome.is_err())
+            .map(|step| step.name)
+            .collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        bail!("failed: {}", failed.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_come_from_result_lines_only() {
+        let mut totals = Totals::default();
+        totals.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.10s");
+        totals.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s");
+        totals.add("test 7 passed; 7 failed ... ok");
+        totals.add("running 5 tests");
+        assert_eq!(
+            totals,
+            Totals {
+                passed: 15,
+                failed: 2,
+                ignored: 1
+            }
+        );
+    }
+
+    #[test]
+    fn test_binaries_come_from_artifact_messages() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"name":"splice"},
+            "profile":{"test":true},"executable":"/w/target/release/deps/splice-1"}"#;
+        let found = test_binary(line).expect("a test binary");
+        assert_eq!(found.name, "splice");
+        assert_eq!(found.manifest_dir, std::path::Path::new("/w/tests"));
+        assert!(
+            test_binary(&line.replace("true", "false")).is_none(),
+            "a dependency, not a test"
+        );
+        assert!(test_binary("not JSON").is_none());
+    }
+}
