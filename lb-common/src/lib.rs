@@ -1,2 +1,22 @@
 #![cfg_attr(not(test), no_std)]
-//! What the kernel side and the user side of mqlb share.
+//! What the kernel side and the user side of mqlb share: the layouts of the maps, and the pure
+//! packet logic. Everything here compiles unchanged into the XDP program and into user space, where
+//! it is unit-tested, property-tested and fuzzed. Nothing allocates, nothing panics.
+//!
+//! - [`layout`]: keys and values of the maps, records of the ring buffer
+//! - [`wire`]: Ethernet, IP and TCP headers, and a packet parsed from a slice
+//! - [`checksum`], [`siphash`]: the arithmetic
+//! - [`cookie`], [`handshake`]: SYN to SYN-ACK without state
+//! - [`rewrite`], [`window`]: the splice
+//! - [`reset`]: any segment turned into the RST that answers it
+
+pub mod checksum;
+pub mod cookie;
+pub mod handshake;
+pub mod layout;
+pub mod options;
+pub mod reset;
+pub mod rewrite;
+pub mod siphash;
+pub mod window;
+pub mod wire;

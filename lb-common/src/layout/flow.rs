@@ -1,0 +1,274 @@
+//! A flow entry: how one direction of a client's connection is rewritten.
+
+use super::v4_mapped;
+use crate::checksum::Sum;
+
+/// The 4-tuple as seen on the wire in one direction, addresses v4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C, align(4))]
+pub struct FlowKey {
+    /// Source address.
+    pub src: [u8; 16],
+    /// Destination address.
+    pub dst: [u8; 16],
+    /// Source port, network order.
+    pub src_port: [u8; 2],
+    /// Destination port, network order.
+    pub dst_port: [u8; 2],
+}
+const _: () = assert!(size_of::<FlowKey>() == 36);
+
+impl FlowKey {
+    /// The key of the opposite direction of the same connection, as the same host sees it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            src_port: self.dst_port,
+            dst_port: self.src_port,
+        }
+    }
+
+    /// Whether the addresses are IPv4.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_v4(&self) -> bool {
+        self.dst[..12] == super::V4_MAPPED
+    }
+
+    /// Key from two IPv4 endpoints; ports in host order.
+    #[must_use]
+    pub const fn v4(src: [u8; 4], src_port: u16, dst: [u8; 4], dst_port: u16) -> Self {
+        Self {
+            src: v4_mapped(src),
+            dst: v4_mapped(dst),
+            src_port: src_port.to_be_bytes(),
+            dst_port: dst_port.to_be_bytes(),
+        }
+    }
+}
+
+/// What the XDP program does with a packet of this entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Client side, no backend yet: everything but bare ACKs is punted.
+    Sniff = 1,
+    /// Backend side, our SYN is out: everything is punted.
+    Setup = 2,
+    /// Spliced.
+    Open = 3,
+}
+
+impl State {
+    /// From the byte in [`Flow::state`].
+    #[must_use]
+    pub const fn from_u8(v: u8) -> Option<Self> {
+        match v {
+            1 => Some(Self::Sniff),
+            2 => Some(Self::Setup),
+            3 => Some(Self::Open),
+            _ => None,
+        }
+    }
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flags {
+    /// This entry's sender has sent FIN.
+    pub const FIN_SELF: u8 = 1;
+    /// The other side has sent FIN.
+    pub const FIN_PEER: u8 = 2;
+    /// Either side has sent RST.
+    pub const RST: u8 = 4;
+    /// Packets of this entry come from the client.
+    pub const FROM_CLIENT: u8 = 8;
+    /// The next hop is behind a VLAN tag (`Flow::vlan`).
+    pub const TAGGED: u8 = 16;
+    /// This entry's sender was the first of the two to send FIN (it will hold TIME_WAIT).
+    pub const FIN_FIRST: u8 = 32;
+}
+
+/// One direction of a connection: the rewrite recipe, the next hop and what is known of the sender.
+///
+/// The agent creates and replaces entries; from `Open` on only the XDP program writes to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// New source address.
+    pub new_src: [u8; 16],
+    /// New destination address.
+    pub new_dst: [u8; 16],
+    /// New source port, network order.
+    pub new_src_port: [u8; 2],
+    /// New destination port, network order.
+    pub new_dst_port: [u8; 2],
+    /// Added to the sequence number.
+    pub seq_add: u32,
+    /// Added to the acknowledgement number and to SACK edges.
+    pub ack_add: u32,
+    /// Added to TSval.
+    pub tsval_add: u32,
+    /// Added to TSecr (where ACK is set).
+    pub tsecr_add: u32,
+    /// One's complement sum of the change to the IPv4 header's addresses, native order.
+    pub l3_diff: u16,
+    /// The same for the TCP checksum: addresses and ports.
+    pub l4_diff: u16,
+    /// Interface that leads to the receiver.
+    pub ifindex: u32,
+    /// Destination MAC of the next hop.
+    pub dst_mac: [u8; 6],
+    /// Source MAC towards the next hop.
+    pub src_mac: [u8; 6],
+    /// VLAN id towards the next hop, 0 when untagged (see `flags::TAGGED`).
+    pub vlan: u16,
+    /// Index into the backends map of this connection's backend.
+    pub backend: u16,
+    /// From the client: digest of where its packets come in ([`Hop::signature`]), to notice a move.
+    pub ingress: u32,
+    /// From the client: generation of the backend's next hop that is cached above.
+    pub hop_generation: u32,
+    /// Window re-scaling: positive shifts left, negative right.
+    pub window_shift: i8,
+    /// A [`State`].
+    pub state: u8,
+    /// See [`flags`].
+    pub flags: u8,
+    /// Listener's index.
+    pub listener: u8,
+    /// Keyed hash of the client identifier, 0 for none.
+    pub client: u64,
+    /// When the last packet of this direction was seen, in [`ticks`].
+    pub last_seen: u32,
+    /// Silence of the whole connection after which it ends, in [`ticks`]; 0 for never.
+    pub idle_limit: u32,
+    /// Next sequence number of the sender, as it sends it (in `Sniff`: the client's ISN).
+    pub next_seq: u32,
+    /// Last acknowledgement number of the sender, as it sends it.
+    pub last_ack: u32,
+    /// Packets seen from the sender.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<Flow>() == 128);
+
+impl Flow {
+    /// All zero: not a valid recipe, but a start for struct update syntax.
+    pub const ZERO: Self = Self {
+        new_src: [0; 16],
+        new_dst: [0; 16],
+        new_src_port: [0; 2],
+        new_dst_port: [0; 2],
+        seq_add: 0,
+        ack_add: 0,
+        tsval_add: 0,
+        tsecr_add: 0,
+        l3_diff: 0,
+        l4_diff: 0,
+        ifindex: 0,
+        dst_mac: [0; 6],
+        src_mac: [0; 6],
+        vlan: 0,
+        backend: 0,
+        ingress: 0,
+        hop_generation: 0,
+        window_shift: 0,
+        state: 0,
+        flags: 0,
+        listener: 0,
+        client: 0,
+        last_seen: 0,
+        idle_limit: 0,
+        next_seq: 0,
+        last_ack: 0,
+        packets: 0,
+        bytes: 0,
+    };
+
+    /// Sets the new addresses and ports and the checksum differences that follow from them.
+    ///
+    /// `key` is this entry's own key, `to` the tuple that leaves.
+    #[must_use]
+    pub fn towards(mut self, key: &FlowKey, to: &FlowKey) -> Self {
+        self.new_src = to.src;
+        self.new_dst = to.dst;
+        self.new_src_port = to.src_port;
+        self.new_dst_port = to.dst_port;
+        let mut addresses = Sum::ZERO;
+        addresses.replace(&key.src, &to.src);
+        addresses.replace(&key.dst, &to.dst);
+        self.l3_diff = addresses.fold();
+        addresses.replace(&key.src_port, &to.src_port);
+        addresses.replace(&key.dst_port, &to.dst_port);
+        self.l4_diff = addresses.fold();
+        self
+    }
+
+    /// The tuple of packets after this recipe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn outgoing(&self) -> FlowKey {
+        FlowKey {
+            src: self.new_src,
+            dst: self.new_dst,
+            src_port: self.new_src_port,
+            dst_port: self.new_dst_port,
+        }
+    }
+
+    /// The key of this connection's other entry.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pair(&self) -> FlowKey {
+        self.outgoing().reversed()
+    }
+
+    /// Whether the connection is over: a RST, or a FIN from both sides.
+    #[inline(always)]
+    #[must_use]
+    pub const fn closed(&self) -> bool {
+        self.flags & flags::RST != 0
+            || self.flags & (flags::FIN_SELF | flags::FIN_PEER) == flags::FIN_SELF | flags::FIN_PEER
+    }
+}
+
+/// Coarse time in a flow entry: 2^24 ns (16.8 ms) a tick, wrapping after 2.2 years.
+pub mod ticks {
+    /// From monotonic nanoseconds.
+    #[inline(always)]
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the wrap is part of the format"
+    )]
+    pub const fn from_ns(ns: u64) -> u32 {
+        (ns >> 24) as u32
+    }
+
+    /// A span in ticks, rounded up, saturating at a year.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "bounded by the minimum")]
+    pub const fn span(ns: u64) -> u32 {
+        const MAX: u64 = 1_880_000_000;
+        let t = ns.div_ceil(1 << 24);
+        if t > MAX { MAX as u32 } else { t as u32 }
+    }
+
+    /// Ticks from `then` to `now`; 0 when `then` is later.
+    #[inline(always)]
+    #[must_use]
+    pub const fn since(now: u32, then: u32) -> u32 {
+        let d = now.wrapping_sub(then);
+        if d > u32::MAX / 2 { 0 } else { d }
+    }
+
+    /// A number of ticks in nanoseconds.
+    #[must_use]
+    pub const fn to_ns(ticks: u32) -> u64 {
+        (ticks as u64) << 24
+    }
+}

@@ -1,0 +1,59 @@
+//! Keys and values of the BPF maps and records of the ring buffer.
+//!
+//! `#[repr(C)]`, fixed-width fields, named padding. Integers are in host order unless a field says
+//! otherwise. Any change here moves [`VERSION`], which names the pin directory.
+
+mod backend;
+mod binding;
+mod flow;
+mod punt;
+mod settings;
+mod verdict;
+mod vip;
+
+pub use backend::{Backend, Hop};
+pub use binding::Binding;
+pub use flow::{Flow, FlowKey, State, flags, ticks};
+pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
+pub use settings::{Bucket, Settings};
+pub use verdict::{Counter, Verdict};
+pub use vip::{Endpoint, EndpointKey, EndpointKind};
+
+/// Version of all layouts in this module; part of the pin directory's name.
+pub const VERSION: u32 = 1;
+
+/// IPv4-mapped prefix: both families share one 16-byte layout (RFC 4291, section 2.5.5.2).
+pub const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+/// `a.b.c.d` as `::ffff:a.b.c.d`.
+#[inline(always)]
+#[must_use]
+pub const fn v4_mapped(v4: [u8; 4]) -> [u8; 16] {
+    let p = V4_MAPPED;
+    [
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], v4[0], v4[1],
+        v4[2], v4[3],
+    ]
+}
+
+/// Declares that a layout may be copied to and from a map byte by byte.
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($t:ty),+ $(,)?) => {$(
+        // SAFETY: `repr(C)`, made of integers and byte arrays only, with every byte of padding a
+        // named field (the size assertions beside the types prove it), so any bit pattern is valid.
+        unsafe impl aya::Pod for $t {}
+    )+};
+}
+#[cfg(feature = "user")]
+pod!(
+    Backend,
+    Binding,
+    Flow,
+    FlowKey,
+    Settings,
+    Bucket,
+    Counter,
+    Endpoint,
+    EndpointKey
+);

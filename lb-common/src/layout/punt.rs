@@ -1,0 +1,41 @@
+//! Records of the ring buffer: packets that the XDP program hands to the agent.
+
+/// Why a packet was punted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PuntKind {
+    /// From a client whose connection has no backend yet.
+    Client = 1,
+    /// From a backend that we sent a SYN to.
+    Backend = 2,
+    /// An ICMP error about one of our connections.
+    Icmp = 3,
+}
+
+/// Frame bytes of a small record.
+pub const PUNT_SMALL: usize = 256;
+/// Frame bytes of a large record. A longer frame is cut; the client retransmits the rest.
+pub const PUNT_LARGE: usize = 2048;
+
+/// Head of a record; `captured` bytes of the frame, from the Ethernet header on, follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Punt {
+    /// When, monotonic ns.
+    pub time: u64,
+    /// Interface that it came in on.
+    pub ifindex: u32,
+    /// Bytes of the frame in this record.
+    pub captured: u16,
+    /// Bytes of the frame on the wire.
+    pub length: u16,
+    /// [`PuntKind::Client`]: the client's ISN.
+    pub isn: u32,
+    /// A [`PuntKind`].
+    pub kind: u8,
+    /// Listener's index.
+    pub listener: u8,
+    /// Named padding.
+    pub _pad: [u8; 2],
+}
+const _: () = assert!(size_of::<Punt>() == 24);

@@ -1,0 +1,150 @@
+//! The one list of verdicts: what became of a packet or of a connection attempt.
+//!
+//! Numbers are stable for ever: new ones go to the end. The XDP program counts by them, metrics and
+//! the command line name them.
+
+/// Packets and bytes of one verdict, per CPU in the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+macro_rules! verdicts {
+    ($($(#[$doc:meta])* $name:ident = $number:literal => $text:literal,)+) => {
+        /// See the module.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Verdict { $($(#[$doc])* $name = $number,)+ }
+
+        impl Verdict {
+            /// All of them, in order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+            /// One more than the highest number.
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// Name in metrics, status and logs.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Not ours: handed to the host's stack.
+    Passed = 0 => "passed",
+    /// Rewritten and transmitted.
+    Spliced = 1 => "spliced",
+    /// SYN answered with a cookie.
+    SynAck = 2 => "syn_ack",
+    /// ACK that completes a handshake, or any other with nothing in it: dropped.
+    BareAck = 3 => "bare_ack",
+    /// First data of a client, handed to the agent.
+    PuntedNew = 4 => "punted_new",
+    /// Further packet of a connection in set-up, handed to the agent.
+    PuntedSetup = 5 => "punted_setup",
+    /// ICMP error about one of our connections, handed to the agent.
+    PuntedIcmp = 6 => "punted_icmp",
+    /// The ring buffer was full; the sender retransmits.
+    PuntOverflow = 7 => "punt_overflow",
+    /// Data with a wrong cookie, or of a connection that we don't know: RST.
+    ResetUnknown = 8 => "reset_unknown",
+    /// The same, but over the limit of RSTs: dropped.
+    ResetLimited = 9 => "reset_limited",
+    /// A RST for a connection that we don't know: dropped.
+    StrayReset = 10 => "stray_reset",
+    /// Later segment of a CONNECT that overtook the first: dropped, the client retransmits.
+    EarlySegment = 11 => "early_segment",
+    /// SYN of a connection in set-up, a duplicate: dropped.
+    DuplicateSyn = 12 => "duplicate_syn",
+    /// IP fragment for one of our addresses.
+    Fragment = 13 => "fragment",
+    /// IPv4 options or IPv6 extension headers on a packet for one of our addresses.
+    IpExtension = 14 => "ip_extension",
+    /// Lengths that contradict each other.
+    Malformed = 15 => "malformed",
+    /// TTL or hop limit used up.
+    TtlExpired = 16 => "ttl_expired",
+    /// The flow map is full: new connection refused.
+    FlowsFull = 17 => "flows_full",
+    /// Tagged frame for an untagged next hop, or the reverse.
+    VlanMismatch = 18 => "vlan_mismatch",
+    /// Frame that the driver would not shrink, or a helper's failure.
+    HelperFailed = 19 => "helper_failed",
+    /// TCP options that can't be walked.
+    BadOptions = 20 => "bad_options",
+    /// TCP checksum wrong on a punted packet (is transmit offload on at the sender?).
+    BadChecksum = 21 => "bad_checksum",
+    /// Connection spliced by the agent.
+    SteeredAgent = 22 => "steered_agent",
+    /// Connection spliced by the kernel alone.
+    SteeredKernel = 23 => "steered_kernel",
+    /// First byte is not that of a CONNECT.
+    RejectNotConnect = 24 => "reject_not_connect",
+    /// Remaining length malformed, or at odds with the fields.
+    RejectRemainingLength = 25 => "reject_remaining_length",
+    /// Protocol name is neither `MQTT` nor `MQIsdp`.
+    RejectProtocolName = 26 => "reject_protocol_name",
+    /// Protocol level is not 3, 4 or 5, or doesn't fit the name.
+    RejectProtocolLevel = 27 => "reject_protocol_level",
+    /// CONNECT flags that the standard forbids.
+    RejectFlags = 28 => "reject_flags",
+    /// MQTT 5 properties malformed.
+    RejectProperties = 29 => "reject_properties",
+    /// Client identifier is not UTF-8 as MQTT demands.
+    RejectClientId = 30 => "reject_client_id",
+    /// Client identifier empty where it may not be.
+    RejectEmptyClientId = 31 => "reject_empty_client_id",
+    /// Client identifier longer than configured.
+    RejectOversizedClientId = 32 => "reject_oversized_client_id",
+    /// CONNECT longer than configured.
+    RejectOversizedPacket = 33 => "reject_oversized_packet",
+    /// Will, user name or password malformed.
+    RejectPayload = 34 => "reject_payload",
+    /// The client closed before its CONNECT was read.
+    ClosedEarly = 35 => "closed_early",
+    /// The CONNECT didn't come in time.
+    SniffTimeout = 36 => "sniff_timeout",
+    /// Too many connections in set-up: the oldest was given up.
+    SetupEvicted = 37 => "setup_evicted",
+    /// A backend refused or did not answer; the next one is tried.
+    BackendFailed = 38 => "backend_failed",
+    /// No backend was left: refused in MQTT terms.
+    NoBackend = 39 => "no_backend",
+    /// No SNAT port was free: refused in MQTT terms.
+    NoPort = 40 => "no_port",
+    /// The backend's TCP options can't carry what was promised to the client.
+    OptionMismatch = 41 => "option_mismatch",
+    /// Idle longer than its limit: RST to both sides.
+    IdleExpired = 42 => "idle_expired",
+    /// Client's packets came in by another way: next hop learnt again.
+    HopLearnt = 43 => "hop_learnt",
+    /// A frame that the agent could not send.
+    InjectFailed = 44 => "inject_failed",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions() {
+        for (i, v) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*v as usize, i, "{}", v.name());
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (i, a) in Verdict::ALL.iter().enumerate() {
+            for b in &Verdict::ALL[i + 1..] {
+                assert_ne!(a.name(), b.name());
+            }
+        }
+    }
+}
