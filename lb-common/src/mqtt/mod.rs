@@ -55,6 +55,8 @@ mod properties;
 mod reader;
 mod refusal;
 mod reject;
+#[cfg(test)]
+mod tests;
 mod utf8;
 
 pub use refusal::refusal;
