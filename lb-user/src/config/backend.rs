@@ -1,0 +1,198 @@
+//! `[[pool.NAME.backend]]`.
+
+use std::net::SocketAddr;
+
+use super::model::{Backend, BackendAddress};
+use super::problem::{At, Problems, Span};
+use super::resolve::Resolver;
+use super::section::Section;
+use super::tree::{Node, Value};
+use super::value::{self, Endpoint};
+
+const KEYS: [&str; 3] = ["name", "address", "weight"];
+const ADDRESS: &str = "\"10.0.0.2:1883\"";
+
+/// The backends of one pool that could be read, and whether that is all of them.
+pub(super) fn read_all(
+    problems: &Problems,
+    resolver: Resolver,
+    pool: &str,
+    section: &Section,
+) -> (Vec<Backend>, bool) {
+    let title = format!("[[pool.{pool}.backend]]");
+    let items = match section.get("backend").map(|node| (&node.span, &node.value)) {
+        Some((_, Value::Array(items))) if !items.is_empty() => items,
+        Some((span, Value::Table(_))) => {
+            problems.report(
+                span,
+                "backends are a list",
+                format!("write {title}, in two pairs of brackets"),
+            );
+            return (Vec::new(), false);
+        }
+        _ if section.is_present() => {
+            let message = format!("the pool {pool:?} has no backend");
+            problems.report(
+                section.span(),
+                message,
+                format!("write {title} with name and address"),
+            );
+            return (Vec::new(), false);
+        }
+        _ => return (Vec::new(), false),
+    };
+    let read: Vec<(Span, Backend)> = items
+        .iter()
+        .filter_map(|item| Some((item.span.clone(), read(problems, resolver, &title, item)?)))
+        .collect();
+    let complete = read.len() == items.len();
+    twice(problems, &read);
+    let backends: Vec<Backend> = read.into_iter().map(|(_, backend)| backend).collect();
+    if complete && backends.iter().all(|backend| backend.weight == 0) {
+        problems.report(
+            section.span(),
+            format!("every backend of the pool {pool:?} has weight 0: none takes a new client"),
+            "write a weight of 1 or more for one of them",
+        );
+    }
+    (backends, complete)
+}
+
+fn read(problems: &Problems, resolver: Resolver, title: &str, node: &Node) -> Option<Backend> {
+    let section = Section::new(problems, title, Some(node), &KEYS);
+    let name = section.name("\"emqx1\"");
+    let weight = match section.get("weight") {
+        None => Some(1),
+        Some(_) => section
+            .integer("weight", 0..=65_535)
+            .and_then(|at| u16::try_from(at.value).ok()),
+    };
+    let addresses = addresses(problems, resolver, &section);
+    Some(Backend {
+        name: name?.value,
+        addresses: addresses?,
+        weight: weight?,
+    })
+}
+
+/// Addresses first, then names for the families that are still missing.
+fn addresses(
+    problems: &Problems,
+    resolver: Resolver,
+    section: &Section,
+) -> Option<Vec<BackendAddress>> {
+    let node = section.required("address", ADDRESS)?;
+    if matches!(&node.value, Value::Array(items) if items.is_empty()) {
+        problems.report(
+            &node.span,
+            "address is empty",
+            format!("write address = {ADDRESS}"),
+        );
+        return None;
+    }
+    let written = section.texts("address", ADDRESS);
+    let expected = if let Value::Array(items) = &node.value {
+        items.len()
+    } else {
+        1
+    };
+    let mut complete = written.len() == expected;
+    let (mut found, mut hosts) = (Vec::<BackendAddress>::new(), Vec::new());
+    for At {
+        span,
+        value: written,
+    } in written
+    {
+        match value::endpoint(written) {
+            Ok(Endpoint::Host(host, port)) => hosts.push((span, host, port)),
+            Ok(Endpoint::Socket(socket)) if lacks(&found, socket) => {
+                found.push(BackendAddress { socket, host: None });
+            }
+            Ok(Endpoint::Socket(socket)) => {
+                complete = false;
+                let family = if socket.is_ipv4() { "IPv4" } else { "IPv6" };
+                problems.report(
+                    &span,
+                    format!("a second {family} address for one backend"),
+                    "write one address of each family, and a [[…backend]] for every node",
+                );
+            }
+            Err((message, help)) => {
+                complete = false;
+                problems.report(&span, message, help);
+            }
+        }
+    }
+    for (span, host, port) in hosts {
+        match lookup(resolver, &host, port) {
+            Ok(sockets) => {
+                for socket in sockets {
+                    if lacks(&found, socket) {
+                        found.push(BackendAddress {
+                            socket,
+                            host: Some(host.clone()),
+                        });
+                    }
+                }
+            }
+            Err(message) => {
+                complete = false;
+                let help = "check the name and the resolver (getent hosts), or write an address";
+                problems.report(&span, message, help);
+            }
+        }
+    }
+    complete.then_some(found)
+}
+
+fn lacks(found: &[BackendAddress], socket: SocketAddr) -> bool {
+    found
+        .iter()
+        .all(|other| other.socket.is_ipv4() != socket.is_ipv4())
+}
+
+/// The addresses of `host` in an order of their own: resolvers shuffle, and a restart must find
+/// the same node behind a name.
+fn lookup(resolver: Resolver, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    let mut sockets =
+        resolver(host, port).map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
+    sockets.retain(|socket| value::usable(*socket).is_ok());
+    sockets.sort();
+    if sockets.is_empty() {
+        Err(format!("{host:?} has no usable address"))
+    } else {
+        Ok(sockets)
+    }
+}
+
+/// Reports names and addresses that two backends of the pool share.
+fn twice(problems: &Problems, backends: &[(Span, Backend)]) {
+    for (index, (span, backend)) in backends.iter().enumerate() {
+        for (other_span, other) in &backends[..index] {
+            let line = problems.line(other_span.start);
+            if other.name == backend.name {
+                problems.report(
+                    span,
+                    format!(
+                        "the backend {:?} is already defined in line {line}",
+                        backend.name
+                    ),
+                    "give each backend of a pool a name of its own",
+                );
+            }
+            let shared = |address: &&BackendAddress| {
+                other.addresses.iter().any(|o| o.socket == address.socket)
+            };
+            if let Some(address) = backend.addresses.iter().find(shared) {
+                problems.report(
+                    span,
+                    format!(
+                        "{address} is already the address of {:?} in line {line}",
+                        other.name
+                    ),
+                    "write each node once, and give it a weight for its share",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Right configuration files: what comes out of them, and what stands in for what they leave out.
+
+use std::env::VarError;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use mqlb::config::{Check, Config, Datapath, Health, Mode, Policy, PoolId, Source, parse};
+
+fn environment(name: &str) -> Result<String, VarError> {
+    match name {
+        "VIP" => Ok("10.77.0.9".into()),
+        "WEIGHT" => Ok("7".into()),
+        _ => Err(VarError::NotPresent),
+    }
+}
+
+/// Knows one host, with two addresses of each family.
+fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match host {
+        "emqx1.example" => Ok(["10.0.0.9", "10.0.0.2", "fd00::9", "fd00::2"]
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+            .to_vec()),
+        _ => Err(io::Error::other("no such host")),
+    }
+}
+
+fn config(text: &str) -> Config {
+    parse(text, &environment, &resolver).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+/// The contract's example, word for word.
+const CONTRACT: &str = r#"
+# mqlb.toml: strings may hold ${VAR} and ${VAR:-default}; unknown keys are errors
+[admin]
+http = "127.0.0.1:8888"          # /stats, /metrics, /api/v1/status, /healthz, /readyz
+[xdp]
+interfaces = ["eth0", "eth1"]
+mode = "auto"                    # auto | native | generic
+[[listener]]
+name = "mqtt"
+bind = ["10.77.0.2:1883", "[fd77::2]:1883"]
+pool = "emqx"
+datapath = "auto"                # auto | xdp | proxy
+source = "snat"                  # snat | client
+proxy_protocol = "off"           # off | v2
+[pool.emqx]
+policy = "round-robin"           # round-robin | least-connections | consistent
+health = { kind = "http", port = 18083, path = "/api/v5/status", interval = "1s", timeout = "500ms", rise = 2, fall = 2 }
+[[pool.emqx.backend]]
+name = "emqx1"
+address = ["10.77.1.2:1883", "[fd77:1::2]:1883"]
+weight = 5
+"#;
+
+const SMALL: &str = r#"
+xdp.interfaces = ["eth0"]
+[[listener]]
+name = "mqtt"
+bind = ["10.77.0.2:1883"]
+pool = "emqx"
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+"#;
+
+#[test]
+fn the_contract_is_read_as_written() {
+    let config = config(CONTRACT);
+    assert_eq!(config.admin.http, "127.0.0.1:8888".parse().unwrap());
+    assert_eq!(config.xdp.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.xdp.mode, Mode::Auto);
+    let [listener] = &config.listeners[..] else {
+        panic!("{config:?}")
+    };
+    assert_eq!(listener.name, "mqtt");
+    assert_eq!(
+        listener.bind,
+        [
+            "10.77.0.2:1883".parse().unwrap(),
+            "[fd77::2]:1883".parse().unwrap()
+        ]
+    );
+    assert_eq!(listener.pool, PoolId(0));
+    assert_eq!(
+        (listener.datapath, listener.source),
+        (Datapath::Xdp, Source::Snat)
+    );
+    assert!(!listener.proxy_protocol);
+    let pool = config.pool(listener.pool);
+    assert_eq!(
+        (pool.name.as_str(), pool.policy),
+        ("emqx", Policy::RoundRobin)
+    );
+    let health = Health {
+        check: Check::Http {
+            port: 18083,
+            path: "/api/v5/status".into(),
+        },
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(500),
+        rise: 2,
+        fall: 2,
+    };
+    assert_eq!(pool.health, Some(health));
+    let [backend] = &pool.backends[..] else {
+        panic!("{pool:?}")
+    };
+    assert_eq!((backend.name.as_str(), backend.weight), ("emqx1", 5));
+    assert_eq!(backend.ipv4(), Some("10.77.1.2:1883".parse().unwrap()));
+    assert_eq!(backend.ipv6(), Some("[fd77:1::2]:1883".parse().unwrap()));
+}
+
+#[test]
+fn defaults_stand_in_for_what_is_left_out() {
+    let config = config(SMALL);
+    assert_eq!(config.admin.http, "127.0.0.1:8888".parse().unwrap());
+    assert_eq!(config.agent.name, "default");
+    assert_eq!(config.agent.pin_dir, Path::new("/sys/fs/bpf/mqlb/default"));
+    assert_eq!(config.agent.state_dir, Path::new("/var/lib/mqlb/default"));
+    assert_eq!(
+        (config.xdp.mode, config.xdp.max_flows),
+        (Mode::Auto, 262_144)
+    );
+    assert!(config.snat.addresses.is_empty());
+    assert_eq!(config.snat.ports, 10_000..=32_767);
+    assert_eq!(
+        (config.bindings.capacity, config.bindings.linger),
+        (1_048_576, Duration::from_secs(1800))
+    );
+    assert_eq!(config.timeouts.sniff, Duration::from_secs(10));
+    assert_eq!(config.timeouts.connect, Duration::from_secs(3));
+    assert_eq!(config.timeouts.grace, Duration::from_secs(30));
+    assert_eq!(config.timeouts.keepalive_zero, Duration::from_secs(86_400));
+    assert_eq!(config.timeouts.closed, Duration::from_secs(60));
+    assert_eq!(
+        (config.limits.client_id, config.limits.sniff_bytes),
+        (4096, 16_384)
+    );
+    assert_eq!(config.limits.rst_rate, 10_000);
+    let pool = &config.pools[0];
+    assert_eq!(
+        (pool.policy, &pool.health, pool.backends[0].weight),
+        (Policy::RoundRobin, &None, 1)
+    );
+}
+
+#[test]
+fn every_section_can_be_set() {
+    let config = config(&format!(
+        r#"{}
+[agent]
+name = "edge-1"
+state_dir = "/run/mqlb"
+[snat]
+addresses = ["10.77.1.1"]
+ports = "20000-29999"
+[bindings]
+capacity = 1_000
+linger = "1h30m"
+[timeouts]
+sniff = "1m"
+connect = "500ms"
+grace = "0s"
+keepalive_zero = "2d"
+closed = "5s"
+[limits]
+client_id = 23
+sniff_bytes = 0x400
+rst_rate = 0
+"#,
+        SMALL.replace(
+            "xdp.interfaces",
+            "xdp.mode = \"generic\"\nxdp.max_flows = 10\nxdp.interfaces"
+        ),
+    ));
+    assert_eq!(config.agent.pin_dir, Path::new("/sys/fs/bpf/mqlb/edge-1"));
+    assert_eq!(config.agent.state_dir, Path::new("/run/mqlb"));
+    assert_eq!((config.xdp.mode, config.xdp.max_flows), (Mode::Generic, 10));
+    assert_eq!(
+        config.snat.addresses,
+        ["10.77.1.1".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(config.snat.ports, 20_000..=29_999);
+    assert_eq!(
+        (config.bindings.capacity, config.bindings.linger),
+        (1000, Duration::from_secs(5400))
+    );
+    assert_eq!(
+        (config.timeouts.sniff, config.timeouts.connect),
+        (Duration::from_secs(60), Duration::from_millis(500))
+    );
+    assert_eq!(
+        (config.timeouts.grace, config.timeouts.closed),
+        (Duration::ZERO, Duration::from_secs(5))
+    );
+    assert_eq!(config.timeouts.keepalive_zero, Duration::from_secs(172_800));
+    assert_eq!(
+        (
+            config.limits.client_id,
+            config.limits.sniff_bytes,
+            config.limits.rst_rate
+        ),
+        (23, 1024, 0)
+    );
+}
+
+#[test]
+fn variables_reach_strings_and_quoted_numbers() {
+    let text = SMALL
+        .replace("10.77.0.2:1883", "${VIP}:${PORT:-1884}")
+        .replace("address =", "weight = \"${WEIGHT}\"\naddress =");
+    let config = config(&text);
+    assert_eq!(
+        config.listeners[0].bind,
+        ["10.77.0.9:1884".parse().unwrap()]
+    );
+    assert_eq!(config.pools[0].backends[0].weight, 7);
+}
+
+#[test]
+fn names_resolve_to_the_lowest_address_of_each_family() {
+    let config = config(&SMALL.replace("10.77.1.2:1883", "emqx1.example:1884"));
+    let backend = &config.pools[0].backends[0];
+    assert_eq!(backend.ipv4(), Some("10.0.0.2:1884".parse().unwrap()));
+    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
+    assert!(
+        backend
+            .addresses
+            .iter()
+            .all(|address| address.host.as_deref() == Some("emqx1.example"))
+    );
+}
+
+#[test]
+fn an_address_wins_over_a_name_of_its_family() {
+    let text = SMALL.replace(
+        "\"10.77.1.2:1883\"",
+        r#"["emqx1.example:1884", "10.77.1.2:1883"]"#,
+    );
+    let config = config(&text);
+    let backend = &config.pools[0].backends[0];
+    assert_eq!(backend.ipv4(), Some("10.77.1.2:1883".parse().unwrap()));
+    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
+}
+
+#[test]
+fn pools_and_backends_keep_the_order_of_the_file() {
+    let config = config(
+        r#"
+xdp.interfaces = ["eth0"]
+[pool.zebra]
+[[pool.zebra.backend]]
+name = "z2"
+address = "10.0.1.2:1883"
+[[pool.zebra.backend]]
+name = "z1"
+address = "10.0.1.1:1883"
+[pool.ape]
+[[pool.ape.backend]]
+name = "z1"
+address = "10.0.1.1:1883"
+weight = 0
+[[pool.ape.backend]]
+name = "a1"
+address = "10.0.2.1:1883"
+[[listener]]
+name = "one"
+bind = "10.0.0.1:1883"
+pool = "ape"
+source = "client"
+proxy_protocol = "v2"
+datapath = "xdp"
+"#,
+    );
+    assert_eq!(
+        config
+            .pools
+            .iter()
+            .map(|pool| pool.name.as_str())
+            .collect::<Vec<_>>(),
+        ["zebra", "ape"]
+    );
+    let names: Vec<_> = config.pools[0]
+        .backends
+        .iter()
+        .map(|backend| backend.name.as_str())
+        .collect();
+    assert_eq!(names, ["z2", "z1"]);
+    assert_eq!(config.listeners[0].pool, PoolId(1));
+    assert_eq!(
+        (
+            config.listeners[0].source,
+            config.listeners[0].proxy_protocol
+        ),
+        (Source::Client, true)
+    );
+}
