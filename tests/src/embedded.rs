@@ -1,0 +1,76 @@
+//! The broker that needs no installation: the library `rmqtt`, served by `mqlb-lab broker`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use rmqtt::context::ServerContext;
+use rmqtt::net::Builder;
+use rmqtt::retain::{DefaultRetainStorage, RetainStorage};
+use rmqtt::server::MqttServer;
+use rmqtt::types::{Retain, TopicFilter, TopicName};
+
+/// Serves MQTT 3.1, 3.1.1 and 5 at all `addresses` until the process is killed.
+///
+/// # Errors
+/// An address cannot be bound.
+pub async fn serve(addresses: &[SocketAddr]) -> Result<()> {
+    // The library refuses clients of a busy machine; a fleet that connects at once makes it busy.
+    let context = ServerContext::new().busy_check_enable(false).build().await;
+    *context.extends.retain_mut().await = Box::new(Retained::default());
+
+    let mut server = MqttServer::new(context);
+    for (number, address) in (0..).zip(addresses) {
+        let listener = Builder::new()
+            .name(format!("tcp/{address}"))
+            .laddr(*address)
+            .backlog(4096)
+            .nodelay(true)
+            .reuseaddr(Some(true))
+            .max_handshaking_limit(10_000)
+            .handshake_timeout(Duration::from_secs(60))
+            .bind()
+            .and_then(|listener| listener.tcp())
+            .map_err(|error| anyhow::anyhow!("{error}"))
+            .with_context(|| format!("listen at {address}"))?;
+        server = server.listener_by_id(listener, number);
+    }
+    server
+        .build()
+        .run()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// The library has a store for retained messages but leaves connecting it to its users.
+#[derive(Default)]
+struct Retained(DefaultRetainStorage);
+
+#[async_trait]
+impl RetainStorage for Retained {
+    fn enable(&self) -> bool {
+        true
+    }
+
+    async fn set(
+        &self,
+        topic: &TopicName,
+        retain: Retain,
+        expiry: Option<Duration>,
+    ) -> rmqtt::Result<()> {
+        self.0.set_with_timeout(topic, retain, expiry).await
+    }
+
+    async fn get(&self, filter: &TopicFilter) -> rmqtt::Result<Vec<(TopicName, Retain)>> {
+        self.0.get_message(filter).await
+    }
+
+    async fn count(&self) -> isize {
+        self.0.count().await
+    }
+
+    async fn max(&self) -> isize {
+        self.0.max().await
+    }
+}

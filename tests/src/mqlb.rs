@@ -1,0 +1,255 @@
+//! `mqlb` in the balancer's namespace.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::http;
+use crate::lab::{Lab, sibling_binary};
+use crate::netns::{Netns, run};
+use crate::plan::{MQTT_PORT, Pair};
+use crate::process::Process;
+
+/// Where the HTTP interface listens, inside the balancer's namespace.
+const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8888);
+
+/// What of the configuration differs between labs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `snat` or `client`.
+    pub source: &'static str,
+    pub proxy_protocol: bool,
+    /// `auto`, `native` or `generic`.
+    pub mode: &'static str,
+    /// One for each backend; missing ones are 1.
+    pub weights: Vec<u16>,
+    /// The pool's TCP health check, on or off.
+    pub health: bool,
+    /// Tables to add to the file.
+    pub extra: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: "snat",
+            proxy_protocol: false,
+            mode: "auto",
+            weights: Vec::new(),
+            health: true,
+            extra: String::new(),
+        }
+    }
+}
+
+/// A running `mqlb`. Dropping it kills the agent and unloads its programs.
+#[derive(Debug)]
+pub struct Mqlb {
+    netns: Netns,
+    binary: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    process: Process,
+}
+
+impl Mqlb {
+    /// Writes the configuration, starts the agent and waits until it is ready.
+    ///
+    /// # Errors
+    /// No binary, or the agent is not ready within 30 s; the message holds its log.
+    pub fn start(lab: &Lab, options: &Options) -> Result<Self> {
+        let binary = binary()?;
+        let netns = lab.topology.lb.clone();
+        let config = lab.directory().join("mqlb.toml");
+        std::fs::write(&config, configuration(lab, options))
+            .with_context(|| format!("write {}", config.display()))?;
+        lab.undo_with(&format!(
+            "timeout 20 nsenter --net={} {} unload --config {}",
+            netns.path().display(),
+            binary.display(),
+            config.display()
+        ))?;
+        let log = lab.directory().join("mqlb.log");
+        let process = launch(&netns, &binary, &config, &log)?;
+        let mut mqlb = Self {
+            netns,
+            binary,
+            config,
+            log,
+            process,
+        };
+        mqlb.wait_ready(1)?;
+        Ok(mqlb)
+    }
+
+    /// Kills the agent (SIGKILL); the data path stays.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts an agent again after [`Mqlb::kill`], and waits until it is ready.
+    ///
+    /// # Errors
+    /// It is not ready within 30 s.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        let ready_before = ready_lines(&self.process);
+        self.process = launch(&self.netns, &self.binary, &self.config, &self.log)?;
+        self.wait_ready(ready_before + 1)
+    }
+
+    /// The agent's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> String {
+        self.process.output()
+    }
+
+    /// A `mqlb` command against this instance: `mqlb ARGS… --config FILE`. Returns its standard output.
+    ///
+    /// # Errors
+    /// The command failed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        run(self
+            .netns
+            .command(&self.binary)?
+            .args(arguments)
+            .arg("--config")
+            .arg(&self.config))
+    }
+
+    /// How a user runs a command against this instance.
+    pub fn shell_command(&self, command: &str) -> String {
+        format!(
+            "nsenter --net={} {} {command} --config {}",
+            self.netns.path().display(),
+            self.binary.display(),
+            self.config.display()
+        )
+    }
+
+    /// `GET /api/v1/status`.
+    ///
+    /// # Errors
+    /// The agent does not answer, or not with JSON.
+    pub fn status(&self) -> Result<Value> {
+        let body = http::get(&self.netns, ADMIN, "/api/v1/status")?;
+        serde_json::from_str(&body).with_context(|| format!("status is not JSON: {body}"))
+    }
+
+    /// Connections steered by the kernel and by the agent.
+    ///
+    /// # Errors
+    /// No status, or not these numbers in it.
+    pub fn steered(&self) -> Result<Steered> {
+        let status = self.status()?;
+        let number = |who: &str| {
+            status["steered"][who]
+                .as_u64()
+                .with_context(|| format!("no number steered.{who} in the status: {status}"))
+        };
+        Ok(Steered {
+            kernel: number("kernel")?,
+            agent: number("agent")?,
+        })
+    }
+
+    fn wait_ready(&mut self, lines: usize) -> Result<()> {
+        self.process
+            .wait_until("READY", Duration::from_secs(30), |process| {
+                ready_lines(process) >= lines
+            })
+    }
+}
+
+impl Drop for Mqlb {
+    fn drop(&mut self) {
+        self.process.kill();
+        if let Err(error) = self.command(&["unload"]) {
+            eprintln!("mqlb unload: {error:#}");
+        }
+    }
+}
+
+/// Who steered connections, since the programs were loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Steered {
+    pub kernel: u64,
+    pub agent: u64,
+}
+
+/// The `mqlb` to test: `MQLB_BIN`, or the one built beside this program.
+///
+/// # Errors
+/// There is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MQLB_BIN") {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            bail!("MQLB_BIN is {}, which is no file", path.display());
+        }
+        return Ok(path.canonicalize()?);
+    }
+    sibling_binary("mqlb").context("no mqlb binary: run `cargo xtask build` and set MQLB_BIN to it")
+}
+
+fn ready_lines(process: &Process) -> usize {
+    let ready = |line: &&str| line.contains("READY");
+    process.output().lines().filter(ready).count()
+}
+
+fn launch(netns: &Netns, binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+    let mut command = netns.command(binary)?;
+    command.arg("run").arg("--config").arg(config);
+    Process::start("mqlb", command, log)
+}
+
+fn configuration(lab: &Lab, options: &Options) -> String {
+    let name = lab.id();
+    let mode = options.mode;
+    let source = options.source;
+    let directory = lab.directory().join("state");
+    let interfaces = quoted(&lab.topology.interfaces);
+    let vip = sockets(lab.topology.plan.vip());
+    let proxy = if options.proxy_protocol { "v2" } else { "off" };
+    let mut text = format!(
+        "[admin]\nhttp = \"{ADMIN}\"\n\n\
+         [agent]\nname = \"{name}\"\nstate_dir = \"{}\"\n\n\
+         [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
+         [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
+         source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n\n\
+         [pool.emqx]\npolicy = \"round-robin\"\n",
+        directory.display()
+    );
+    if options.health {
+        text += "health = { kind = \"tcp\", interval = \"1s\", timeout = \"500ms\", rise = 1, fall = 2 }\n";
+    }
+    for n in 0..lab.topology.brokers.len() {
+        text += &format!(
+            "\n[[pool.emqx.backend]]\nname = \"{}\"\naddress = [{}]\nweight = {}\n",
+            Lab::broker_name(n),
+            sockets(lab.topology.plan.broker(n)),
+            options.weights.get(n).unwrap_or(&1)
+        );
+    }
+    text + &options.extra
+}
+
+fn sockets(pair: Pair) -> String {
+    quoted(&pair.sockets(MQTT_PORT))
+}
+
+fn quoted<T: ToString>(items: &[T]) -> String {
+    let quoted: Vec<_> = items
+        .iter()
+        .map(|item| format!("\"{}\"", item.to_string()))
+        .collect();
+    quoted.join(", ")
+}

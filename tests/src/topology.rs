@@ -1,0 +1,194 @@
+//! The wires of a lab: namespaces, bridges and addresses.
+//!
+//! ```text
+//!  clients ── eth0 ┐                                        ┌ eth0 ── broker 0
+//!                  ├─ bridge "front" ── eth0 │ lb │ eth1 ── bridge "back" ─┤
+//!  host ───────────┘      (switch)                (switch)  └ eth0 ── broker n
+//! ```
+//!
+//! With one arm the brokers sit on "front" too and the balancer has both addresses on `eth0`.
+//!
+//! What veth needs for XDP: frames redirected out of the balancer are only taken by a peer with NAPI,
+//! which "gro on" gives it; and whoever originates traffic must compute checksums itself ("tx off"), or
+//! XDP sees partial ones.
+
+use anyhow::Result;
+
+use crate::netns::{Netns, run};
+use crate::plan::{Pair, Plan};
+use crate::registry::Registration;
+
+/// How the balancer is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arms {
+    /// Clients and brokers on one interface.
+    One,
+    /// Clients on `eth0`, brokers on `eth1`.
+    #[default]
+    Two,
+}
+
+/// The namespaces of a lab.
+#[derive(Debug)]
+pub struct Topology {
+    pub plan: Plan,
+    pub lb: Netns,
+    pub clients: Netns,
+    pub switch: Netns,
+    pub brokers: Vec<Netns>,
+    /// The balancer's interfaces, for its configuration.
+    pub interfaces: Vec<&'static str>,
+}
+
+impl Topology {
+    /// Creates all namespaces with their wires and addresses; `registration` undoes them.
+    ///
+    /// # Errors
+    /// Not root, or the kernel lacks veth or bridges.
+    pub fn build(
+        registration: &Registration,
+        plan: Plan,
+        brokers: usize,
+        arms: Arms,
+    ) -> Result<Self> {
+        let create = |role: &str| {
+            let name = format!("{}-{role}", registration.id());
+            registration.undo_with(&format!("ip netns del {name}"))?;
+            Netns::create(name)
+        };
+        let topology = Self {
+            plan,
+            lb: create("lb")?,
+            clients: create("clients")?,
+            switch: create("switch")?,
+            brokers: (1..=brokers)
+                .map(|n| create(&format!("broker{n}")))
+                .collect::<Result<_>>()?,
+            interfaces: match arms {
+                Arms::One => vec!["eth0"],
+                Arms::Two => vec!["eth0", "eth1"],
+            },
+        };
+        topology.bridges()?;
+        topology.balancer(arms)?;
+        topology.clients()?;
+        topology.brokers(arms)?;
+        Ok(topology)
+    }
+
+    /// Connects the host's own namespace to the clients' side, through an interface named `device`.
+    ///
+    /// # Errors
+    /// The host has an interface of that name.
+    pub fn connect_host(&self, registration: &Registration, device: &str) -> Result<()> {
+        registration.undo_with(&format!("ip link del {device}"))?;
+        let pid = std::process::id();
+        self.switch.ip([
+            format!("link add host type veth peer name {device} netns {pid}"),
+            "link set host master front up".into(),
+        ])?;
+        let mut ip = std::process::Command::new("ip");
+        ip.args(["link", "set", device, "up"]);
+        run(&mut ip)?;
+        for line in self.plan.host().assign(device) {
+            run(std::process::Command::new("ip").args(line.split(' ')))?;
+        }
+        run(std::process::Command::new("ethtool").args(["-K", device, "tx", "off"]))?;
+        Ok(())
+    }
+
+    fn bridges(&self) -> Result<()> {
+        for bridge in ["front", "back"] {
+            self.switch.ip([format!("link add {bridge} type bridge")])?;
+            self.switch
+                .sysctl(&[(&format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")])?;
+            self.switch.ip([format!("link set {bridge} up")])?;
+        }
+        Ok(())
+    }
+
+    fn balancer(&self, arms: Arms) -> Result<()> {
+        // A router's settings: bpf_fib_lookup refuses to look up for a host that does not forward.
+        self.lb.sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ])?;
+        self.plug(&self.lb, "eth0", "lb0", "front")?;
+        self.lb.ip(self.plan.vip().assign("eth0"))?;
+        self.ethtool(&self.switch, "lb0", &["gro", "on"])?;
+        match arms {
+            Arms::One => self.lb.ip(self.plan.gateway().assign("eth0")),
+            Arms::Two => {
+                self.plug(&self.lb, "eth1", "lb1", "back")?;
+                self.ethtool(&self.switch, "lb1", &["gro", "on"])?;
+                self.lb.ip(self.plan.gateway().assign("eth1"))
+            }
+        }
+    }
+
+    fn clients(&self) -> Result<()> {
+        // Tens of thousands of connections to one VIP, and reconnects while old ports are in TIME_WAIT.
+        self.clients
+            .sysctl(&[("net/ipv4/ip_local_port_range", "1024 65535")])?;
+        self.endpoint(
+            &self.clients,
+            "clients",
+            "front",
+            self.plan.client(),
+            self.plan.vip(),
+        )
+    }
+
+    fn brokers(&self, arms: Arms) -> Result<()> {
+        let bridge = match arms {
+            Arms::One => "front",
+            Arms::Two => "back",
+        };
+        for (n, netns) in self.brokers.iter().enumerate() {
+            let port = format!("broker{}", n + 1);
+            self.endpoint(
+                netns,
+                &port,
+                bridge,
+                self.plan.broker(n),
+                self.plan.gateway(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A namespace with one interface, `eth0`, and a default route.
+    fn endpoint(
+        &self,
+        netns: &Netns,
+        port: &str,
+        bridge: &str,
+        own: Pair,
+        gateway: Pair,
+    ) -> Result<()> {
+        self.plug(netns, "eth0", port, bridge)?;
+        netns.ip(own.assign("eth0"))?;
+        netns.ip(gateway.route())
+    }
+
+    /// A wire from `device` in `netns` to `port` of a bridge.
+    fn plug(&self, netns: &Netns, device: &str, port: &str, bridge: &str) -> Result<()> {
+        self.switch.ip([
+            format!(
+                "link add {port} type veth peer name {device} netns {}",
+                netns.name()
+            ),
+            format!("link set {port} master {bridge} up"),
+        ])?;
+        self.ethtool(netns, device, &["tx", "off"])?;
+        netns.ip([format!("link set {device} up")])
+    }
+
+    fn ethtool(&self, netns: &Netns, device: &str, features: &[&str]) -> Result<()> {
+        run(netns
+            .command("ethtool")?
+            .args(["-K", device])
+            .args(features))?;
+        Ok(())
+    }
+}
