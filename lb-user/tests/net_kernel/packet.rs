@@ -171,7 +171,7 @@ fn the_socket_itself_receives_nothing() {
 
 #[test]
 fn refusals() {
-    let Some((here, _there)) = pair() else { return };
+    let Some((here, there)) = pair() else { return };
     let ifindex = index(&here, "eth0");
     let socket = here.run(|| PacketSocket::open().unwrap());
     let errno = |ifindex, frame: &[u8]| socket.send(ifindex, frame).unwrap_err().raw_os_error();
@@ -182,6 +182,9 @@ fn refusals() {
     assert_eq!(errno(ifindex, &frame(1515, None)), Some(libc::EMSGSIZE));
     assert_eq!(errno(ifindex + 1000, &frame(60, None)), Some(libc::ENXIO));
     assert_eq!(errno(u32::MAX, &frame(60, None)), Some(libc::ENXIO));
+    // No carrier: the device drops, and says so.
+    there.ip("link set eth0 down");
+    assert_eq!(errno(ifindex, &frame(60, None)), Some(libc::ENOBUFS));
     here.ip("link set eth0 down");
     assert_eq!(errno(ifindex, &frame(60, None)), Some(libc::ENETDOWN));
 }

@@ -164,6 +164,56 @@ fn a_neighbour_that_moves() {
 }
 
 #[test]
+fn a_neighbour_that_moves_in_silence_is_found_again() {
+    let Some((here, there)) = pair() else { return };
+    // The kernel's patience, shortened: what takes it half a minute by default takes seconds.
+    for (name, value) in [
+        ("base_reachable_time_ms", "200"),
+        ("delay_first_probe_time", "1"),
+        ("retrans_time_ms", "50"),
+        ("interval_probe_time_ms", "200"),
+    ] {
+        here.sysctl(&format!("ipv4/neigh/eth0/{name}"), value);
+    }
+    let tid = there.tid();
+    here.block_on(move || async move {
+        let handle = netlink::open().unwrap();
+        let dest = "10.77.1.2".parse().unwrap();
+        let hop = hop_to(&handle, dest, PATIENCE).await.unwrap();
+        assert_eq!(hop.dst_mac, [2, 0, 0, 0, 1, 2]);
+        let mut watch = Watch::start(SETTLE).unwrap();
+        let net = format!("--net=/proc/{tid}/ns/net");
+        let script = "ip link set eth0 address 02:00:00:00:01:07";
+        let moved = std::process::Command::new("nsenter")
+            .args([net.as_str(), "sh", "-c", script])
+            .status()
+            .unwrap();
+        assert!(moved.success());
+        // Nobody sends or asks for anything: only the kernel's care for managed entries can notice.
+        let found = timeout(PATIENCE * 2, async {
+            let table = || {
+                std::process::Command::new("ip")
+                    .args(["neigh", "show", "10.77.1.2"])
+                    .output()
+                    .unwrap()
+            };
+            while !String::from_utf8_lossy(&table().stdout).contains("02:00:00:00:01:07") {
+                tokio::time::sleep(SETTLE).await;
+            }
+        });
+        found.await.expect("the new address was not found");
+        let change = timeout(PATIENCE, watch.changed()).await.unwrap().unwrap();
+        assert_eq!(
+            change,
+            Change {
+                neighbours: true,
+                ..Change::default()
+            }
+        );
+    });
+}
+
+#[test]
 fn confirming_a_known_neighbour_is_no_change() {
     let Some((here, _there)) = pair() else { return };
     here.block_on(|| async {
