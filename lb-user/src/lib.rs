@@ -1,5 +1,7 @@
 //! mqlb's user side.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod net;
 

@@ -1,1 +1,7 @@
-fn main() { println!("{}", mqlb::PROGRAMS.len()); }
+//! The `mqlb` program; see [`mqlb::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mqlb::cli::main(std::env::args_os())
+}

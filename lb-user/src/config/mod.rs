@@ -4,7 +4,7 @@
 //! time. `docs/configuration.md` is the reference for users.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 mod backend;
 mod check;
@@ -29,6 +29,9 @@ pub use resolve::{Resolver, system as system_resolver};
 pub use value::show_duration;
 pub use variables::Environment;
 
+use problem::Problems;
+use section::Section;
+
 const SECTIONS: [&str; 9] = [
     "admin", "agent", "xdp", "snat", "bindings", "timeouts", "limits", "listener", "pool",
 ];
@@ -36,15 +39,44 @@ const SECTIONS: [&str; 9] = [
 /// Reads the file at `path`, with the process's environment and the system's resolver.
 /// Blocks while DNS names are looked up.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        file: path.to_owned(),
-        source,
-    })?;
-    parse(&text, &|name| env::var(name), &system_resolver).map_err(|problems| {
+    parse(&read_file(path)?, &|name| env::var(name), &system_resolver).map_err(|problems| {
         ConfigError::Invalid {
             file: path.to_owned(),
             problems,
         }
+    })
+}
+
+/// Reads only which agent the file at `path` is for, and where that listens. It needs neither the
+/// resolver nor the variables of other sections, and their mistakes don't matter to it.
+pub fn load_agent(path: &Path) -> Result<(Admin, Agent), ConfigError> {
+    let text = read_file(path)?;
+    let problems = Problems::new(&text);
+    let wanted = ["admin", "agent"];
+    let found = tree::read(&text, &|name| env::var(name), &problems, Some(&wanted)).map(|table| {
+        let root = tree::Node {
+            span: 0..0,
+            value: tree::Value::Table(table),
+        };
+        let root = Section::new(&problems, "the file", Some(&root), &SECTIONS);
+        (
+            sections::admin(&problems, &root),
+            sections::agent(&problems, &root),
+        )
+    });
+    match found {
+        Some(found) if problems.is_empty() => Ok(found),
+        _ => Err(ConfigError::Invalid {
+            file: path.to_owned(),
+            problems: problems.into_list(),
+        }),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        file: path.to_owned(),
+        source,
     })
 }
 
@@ -55,7 +87,7 @@ pub fn parse(
     environment: Environment,
     resolver: Resolver,
 ) -> Result<Config, Vec<Problem>> {
-    let problems = problem::Problems::new(text);
+    let problems = Problems::new(text);
     let config = read(text, environment, resolver, &problems);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
@@ -67,13 +99,13 @@ fn read(
     text: &str,
     environment: Environment,
     resolver: Resolver,
-    problems: &problem::Problems,
+    problems: &Problems,
 ) -> Option<Config> {
     let root = tree::Node {
         span: 0..0,
-        value: tree::Value::Table(tree::read(text, environment, problems)?),
+        value: tree::Value::Table(tree::read(text, environment, problems, None)?),
     };
-    let root = &section::Section::new(problems, "the file", Some(&root), &SECTIONS);
+    let root = &Section::new(problems, "the file", Some(&root), &SECTIONS);
     let listeners = listener::read_all(problems, root);
     let pools = pool::read_all(problems, resolver, root);
     let uses_xdp = listeners
@@ -92,4 +124,10 @@ fn read(
         listeners,
         pools,
     })
+}
+
+/// The directory that the agent `name` pins things under unless its file says otherwise; `None` if
+/// no agent can have that name.
+pub fn default_pin_dir(name: &str) -> Option<PathBuf> {
+    value::is_name(name).then(|| Path::new(sections::PIN_PARENT).join(name))
 }

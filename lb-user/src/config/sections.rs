@@ -10,6 +10,9 @@ use super::problem::{At, Problems};
 use super::section::{Section, check_name};
 use super::value;
 
+/// Where agents pin things, each in a directory of its own name.
+pub(super) const PIN_PARENT: &str = "/sys/fs/bpf/mqlb";
+
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -57,7 +60,7 @@ pub(super) fn agent(problems: &Problems, root: &Section) -> Agent {
         path
     };
     let (pin_dir, state_dir) = (
-        directory("pin_dir", "/sys/fs/bpf/mqlb"),
+        directory("pin_dir", PIN_PARENT),
         directory("state_dir", "/var/lib/mqlb"),
     );
     Agent {

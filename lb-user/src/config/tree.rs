@@ -60,7 +60,14 @@ impl Table {
 
 /// Reads `text` as TOML. With a syntax error, all of them are reported and there is no tree:
 /// half a file would only earn complaints about what it seems to lack.
-pub(super) fn read(text: &str, environment: Environment, problems: &Problems) -> Option<Table> {
+///
+/// If sections are `wanted`, the others are not looked into.
+pub(super) fn read(
+    text: &str,
+    environment: Environment,
+    problems: &Problems,
+    wanted: Option<&[&str]>,
+) -> Option<Table> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
@@ -71,13 +78,19 @@ pub(super) fn read(text: &str, environment: Environment, problems: &Problems) ->
         };
         problems.report(&span, error.message(), help);
     }
-    errors.is_empty().then(|| {
-        Reader {
-            environment,
-            problems,
-        }
-        .table(document.into_inner())
-    })
+    if !errors.is_empty() {
+        return None;
+    }
+    let is_wanted = |key: &str| wanted.is_none_or(|wanted| wanted.contains(&key));
+    let reader = Reader {
+        environment,
+        problems,
+    };
+    let document = document
+        .into_inner()
+        .into_iter()
+        .filter(|(key, _)| is_wanted(key.get_ref()));
+    Some(reader.table(document.collect()))
 }
 
 struct Reader<'a> {

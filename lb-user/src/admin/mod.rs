@@ -1,0 +1,34 @@
+//! The admin HTTP interface: health, status, metrics and a page for people. It only shows; nothing
+//! can be changed through it.
+//!
+//! The agent implements [`Source`]; [`Server`] turns what it says into answers. [`model`] is what the
+//! command line reads back.
+
+mod metrics;
+pub mod model;
+mod query;
+mod routes;
+mod server;
+mod stats;
+
+use model::{FlowFilter, FlowRow, Located, Status};
+pub use query::encode as percent_encode;
+pub use server::{BindError, Server};
+
+/// Where the answers come from. Everything but [`Source::ready`] may block (it reads kernel maps):
+/// the server calls it on threads for that.
+pub trait Source: Send + Sync + 'static {
+    /// Whether clients can be served: programs attached and the first health round done.
+    fn ready(&self) -> bool;
+
+    fn status(&self) -> Status;
+
+    /// Which backend a client identifier belongs to.
+    fn locate(&self, client_id: &[u8]) -> Located;
+
+    /// Live flows, at most [`FlowFilter::limit`] of them.
+    fn flows(&self, filter: FlowFilter) -> anyhow::Result<Vec<FlowRow>>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The command line: `mqlb COMMAND`. Exit codes: 0 done, 1 failed, 2 wrong use or configuration.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+mod check;
+mod client;
+mod flows;
+mod locate;
+mod output;
+mod run;
+mod status;
+mod table;
+mod unload;
+
+/// MQTT load balancer in XDP: steers clients to brokers by their client identifier.
+#[derive(Debug, Parser)]
+#[command(name = "mqlb", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Attach the programs and serve clients, in the foreground
+    Run(run::Options),
+    /// Say what a configuration file would run, or everything that is wrong with it
+    Check(check::Options),
+    /// Show listeners, backends and counters of a running agent
+    Status(status::Options),
+    /// Show which backend a client identifier belongs to
+    Where(locate::Options),
+    /// List live client connections
+    Flows(flows::Options),
+    /// Remove the data path: every connection through it is lost
+    Unload(unload::Options),
+}
+
+/// How a command finds the agent.
+#[derive(Args, Debug)]
+struct AgentAddress {
+    /// The agent's admin interface [default: the one of --config, $MQLB_ADMIN, or http://127.0.0.1:8888]
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    admin: Option<String>,
+    /// The agent's configuration file, to take [admin] http from
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Why a command ends with a code other than 0.
+enum Failure {
+    /// Wrong use or configuration: exit code 2.
+    Usage(anyhow::Error),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Failure::Usage(error.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Failed(error)
+    }
+}
+
+/// Runs the command that `arguments` (with the program's name in front) ask for.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let (code, error) = match log().and_then(|()| dispatch(cli.command)) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => (2, error),
+        Err(Failure::Failed(error)) => (1, error),
+    };
+    eprintln!("mqlb: {error:#}");
+    ExitCode::from(code)
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(options) => run::run(options),
+        Command::Check(options) => check::run(options),
+        Command::Status(options) => status::run(options),
+        Command::Where(options) => locate::run(options),
+        Command::Flows(options) => flows::run(options),
+        Command::Unload(options) => unload::run(options),
+    }
+}
+
+/// Logs go to stderr, filtered by `MQLB_LOG` (`info`, `mqlb=debug`, …).
+fn log() -> Result<(), Failure> {
+    let wanted = std::env::var("MQLB_LOG").unwrap_or_default();
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .parse(&wanted)
+        .map_err(|error| {
+            let message = format!(
+                "MQLB_LOG={wanted:?} is no log filter: {error}; write MQLB_LOG=debug, for example"
+            );
+            Failure::Usage(anyhow::Error::msg(message))
+        })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Fails only if a subscriber is set already, by a program that uses this as a library.
+    let _ = subscriber.try_init();
+    Ok(())
+}
