@@ -113,11 +113,11 @@ impl<'a> Reader<'a> {
         self.fits(len)?;
         let start = self.position;
         self.position += len;
-        let arrived = match self.arrived.get(start..self.position) {
-            Some(whole) => whole,
-            None => self.arrived.get(start..).unwrap_or_default(),
-        };
-        Ok(Field { arrived, len })
+        Ok(Field {
+            arrived: self.arrived,
+            start,
+            len,
+        })
     }
 
     /// The next `len` bytes as a reader of their own; this one goes on behind them.
@@ -130,9 +130,13 @@ impl<'a> Reader<'a> {
 }
 
 /// A string or binary field, as far as it has arrived.
+///
+/// It keeps the input and offsets in it: the kernel's verifier follows an index that is compared with the
+/// length of the whole, but not one into a part of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field<'a> {
     arrived: &'a [u8],
+    start: usize,
     /// Bytes announced.
     pub len: usize,
 }
@@ -140,15 +144,14 @@ pub(super) struct Field<'a> {
 impl<'a> Field<'a> {
     /// Binary data: anything goes.
     pub fn binary(self) -> Result<&'a [u8], Stop> {
-        if self.arrived.len() < self.len {
-            return Err(Stop::Incomplete);
-        }
-        Ok(self.arrived)
+        self.arrived
+            .get(self.start..self.end())
+            .ok_or(Stop::Incomplete)
     }
 
     /// A UTF-8 string; what has arrived is validated even when the rest is missing.
     pub fn string(self, invalid: Reject) -> Result<&'a [u8], Stop> {
-        if !utf8::is_valid(self.arrived, self.arrived.len() == self.len) {
+        if !utf8::is_valid(self.arrived, self.start, self.end()) {
             return Err(invalid.into());
         }
         self.binary()
@@ -157,10 +160,21 @@ impl<'a> Field<'a> {
     /// A topic name: a string of at least one character (section 4.7.3) without wildcards
     /// [MQTT-3.3.2-2, MQTT-3.3.2-14].
     pub fn topic_name(self, invalid: Reject) -> Result<&'a [u8], Stop> {
-        if self.len == 0 || self.arrived.iter().any(|byte| matches!(byte, b'+' | b'#')) {
+        if self.len == 0 {
             return Err(invalid.into());
         }
+        for at in self.start..self.end() {
+            match self.arrived.get(at) {
+                Some(b'+' | b'#') => return Err(invalid.into()),
+                Some(_) => {}
+                None => break,
+            }
+        }
         self.string(invalid)
+    }
+
+    fn end(self) -> usize {
+        self.start + self.len
     }
 }
 
@@ -218,9 +232,13 @@ mod tests {
     #[test]
     fn topic_names() {
         let topic = |arrived: &'static [u8], len| {
-            Field { arrived, len }
-                .topic_name(Reject::BadPayload)
-                .map_err(|stop| stop == Stop::Incomplete)
+            Field {
+                arrived,
+                start: 0,
+                len,
+            }
+            .topic_name(Reject::BadPayload)
+            .map_err(|stop| stop == Stop::Incomplete)
         };
         assert_eq!(topic(b"a/b", 3), Ok(&b"a/b"[..]));
         assert_eq!(topic(b"a/", 3), Err(true));

@@ -1,17 +1,20 @@
 //! UTF-8 as MQTT wants it (MQTT 3.1.1 and 5, section 1.5.3 and 1.5.4).
 
-/// Whether `arrived` is well-formed UTF-8 without U+0000, or can still become so.
+/// Whether the string at `start..end` is well-formed UTF-8 without U+0000, as far as it is in `arrived`.
 ///
 /// Overlong forms, surrogates (U+D800 to U+DFFF) and values above U+10FFFF are ill-formed [MQTT-1.5.4-1];
-/// U+0000 is forbidden [MQTT-1.5.4-2]. A character cut at the end is fine unless the string is `whole`.
+/// U+0000 is forbidden [MQTT-1.5.4-2]. A character may be cut where `arrived` ends before `end` does.
 ///
 /// A plain loop over single bytes: `core::str::from_utf8` reads words through casts, which is no code for
 /// the kernel's verifier.
-pub(super) fn is_valid(arrived: &[u8], whole: bool) -> bool {
+pub(super) fn is_valid(arrived: &[u8], start: usize, end: usize) -> bool {
     const CONTINUATION: (u8, u8) = (0x80, 0xBF);
     let mut missing = 0u8;
     let (mut low, mut high) = CONTINUATION;
-    for &byte in arrived {
+    for at in start..end {
+        let Some(&byte) = arrived.get(at) else {
+            return true;
+        };
         if missing > 0 {
             if byte < low || byte > high {
                 return false;
@@ -33,12 +36,20 @@ pub(super) fn is_valid(arrived: &[u8], whole: bool) -> bool {
             _ => return false,
         }
     }
-    missing == 0 || !whole
+    missing == 0
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_valid;
+    /// A string of which more may come, or not.
+    fn is_valid(arrived: &[u8], whole: bool) -> bool {
+        let end = if whole {
+            arrived.len()
+        } else {
+            arrived.len() + 9
+        };
+        super::is_valid(arrived, 0, end)
+    }
 
     #[test]
     fn agrees_with_the_standard_library_on_every_character() {
