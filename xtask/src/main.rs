@@ -9,6 +9,7 @@ mod root;
 mod run;
 mod setup;
 mod test;
+mod verify;
 mod workspace;
 
 use std::ffi::OsString;
@@ -43,6 +44,8 @@ enum Command {
     Fmt,
     /// Check formatting and lints
     Lint,
+    /// Load the XDP programs and say what the verifier makes of them, here or in other kernels
+    Verify(verify::Args),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +84,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             setup::ensure(&[Need::Build])?;
             lint::formatting()?;
             lint::clippy()
+        }
+        Command::Verify(args) => {
+            let elsewhere = !args.kernels.is_empty();
+            setup::ensure(&[Need::Build, if elsewhere { Need::Vm } else { Need::Kernel }])?;
+            verify::run(&args)
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{Metadata, cargo_command, show};
-use crate::{lint, root, run};
+use crate::{lint, root, run, verify};
 
 /// The end-to-end tests build namespaces and start processes: a few at a time.
 const ROOT_TEST_THREADS: &str = "--test-threads=4";
@@ -49,6 +49,9 @@ pub fn run(args: &Args) -> Result<()> {
         report.step(what, |totals| {
             root_tests(package, &targets, &args.filters, totals)
         });
+    }
+    if args.filters.is_empty() {
+        report.step("verifier", |_| verify::gate());
     }
     report.finish()
 }

@@ -24,6 +24,8 @@ pub enum Need {
     Linker,
     /// To run things that touch the kernel: the lab and the tests.
     Kernel,
+    /// To boot other kernels.
+    Vm,
 }
 
 /// Makes sure that everything for `needs` is here.

@@ -129,6 +129,33 @@ pub const TOOLS: &[Tool] = &[
         arch: &["mosquitto"],
         alpine: &["mosquitto-clients"],
     },
+    Tool {
+        need: Need::Vm,
+        proof: Proof::Program("qemu-system-x86_64"),
+        purpose: "software emulation for other kernels",
+        debian: &["qemu-system-x86"],
+        fedora: &[],
+        arch: &[],
+        alpine: &[],
+    },
+    Tool {
+        need: Need::Vm,
+        proof: Proof::Program("busybox"),
+        purpose: "user space in the virtual machine",
+        debian: &["busybox-static"],
+        fedora: &[],
+        arch: &[],
+        alpine: &[],
+    },
+    Tool {
+        need: Need::Vm,
+        proof: Proof::Program("cpio"),
+        purpose: "the virtual machine's file system",
+        debian: &["cpio"],
+        fedora: &[],
+        arch: &[],
+        alpine: &[],
+    },
 ];
 
 impl Tool {
