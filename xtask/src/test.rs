@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     });
     let metadata = Metadata::read()?;
     for (package, what) in [
-        ("lb-user", "packet tables (BPF_PROG_TEST_RUN)"),
+        ("lb-user", "tests of mqlb and its programs"),
         ("lb-tests", "end-to-end tests"),
     ] {
         let targets = metadata.targets(package, "test");

@@ -58,15 +58,6 @@ pub const TOOLS: &[Tool] = &[
         alpine: &[],
     },
     Tool {
-        need: Need::Linker,
-        proof: Proof::Program("c++"),
-        purpose: "the C++ library that LLVM needs",
-        debian: &["g++"],
-        fedora: &[],
-        arch: &[],
-        alpine: &[],
-    },
-    Tool {
         need: Need::Kernel,
         proof: Proof::Program("ip"),
         purpose: "namespaces, links and routes",
