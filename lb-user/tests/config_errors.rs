@@ -98,7 +98,8 @@ const ROWS: &[Row] = &[
     row("\"off\"", "true", 12, "proxy_protocol must be a string, found a boolean", "\"off\" or \"v2\""),
     row("weight = 5", "weight = 1.5", 19, "weight must be a whole number, found a fraction", "from 0 to 65535"),
     row("weight = 5", "weight = \"much\"", 19, "weight must be a whole number, found \"much\"", "from 0 to 65535"),
-    row("[admin]\nhttp = \"127.0.0.1:8888\"", "admin = 1", 1, "[admin] must be a table, found an integer", "its keys: http"),
+    row("[admin]\nhttp = \"127.0.0.1:8888\"", "admin = 1", 1, "[admin] must be a table, found an integer", "with the keys http"),
+    row("[xdp]", "[[xdp]]", 3, "[xdp] must be a table, found an array", "with the keys interfaces"),
     // Variables.
     row("10.77.1.2", "${BROKER}", 18, "BROKER is not set", "${BROKER:-default}"),
     row("10.77.1.2", "${BROKER", 18, "no closing brace", "${NAME}"),

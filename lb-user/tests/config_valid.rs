@@ -297,3 +297,58 @@ datapath = "xdp"
         (Source::Client, true)
     );
 }
+
+/// Every TOML example of the reference is right, and every default that it names is the default.
+#[test]
+fn the_reference_agrees() {
+    let reference = include_str!("../../docs/configuration.md");
+    let examples: Vec<&str> = reference
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(!examples.is_empty());
+    let smallest = config(examples[0]);
+    examples.iter().for_each(|example| drop(config(example)));
+
+    // `[section]` tables whose keys all have a default that can be written down.
+    let mut text = examples[0].replace("[xdp]\ninterfaces = [\"eth0\"]\n", "");
+    let (mut section, mut defaults) = ("", 0);
+    for line in reference.lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            section = title.trim_matches('`');
+        }
+        if line.starts_with("###") {
+            section = "";
+        }
+        let cells: Vec<&str> = line
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect();
+        let once =
+            section.starts_with('[') && !section.starts_with("[[") && section != "[pool.NAME]";
+        let [_, key, default, ..] = cells[..] else {
+            continue;
+        };
+        if !once || key == "key" || key.starts_with("---") {
+            continue;
+        }
+        // The one key without a default.
+        let default = if key == "interfaces" {
+            "[\"eth0\"]"
+        } else {
+            default
+        };
+        let value = default.replace("NAME", "default");
+        text += &format!("\n{section}\n{key} = {value}\n");
+        defaults += 1;
+    }
+    // TOML wants each table once: fold the headers of neighbouring keys.
+    let mut seen = std::collections::BTreeSet::new();
+    let folded: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
+        .collect();
+    assert_eq!(defaults, 19, "{text}");
+    assert_eq!(config(&folded.join("\n")), smallest);
+}

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::ConfigError;
+
 mod check;
 mod client;
 mod flows;
@@ -54,15 +56,17 @@ struct AgentAddress {
 
 /// Why a command ends with a code other than 0.
 enum Failure {
-    /// Wrong use or configuration: exit code 2.
+    /// Exit code 2. Its message starts with the file's name, as editors like it.
+    Config(ConfigError),
+    /// Wrong use otherwise: exit code 2.
     Usage(anyhow::Error),
     /// Exit code 1.
     Failed(anyhow::Error),
 }
 
-impl From<crate::config::ConfigError> for Failure {
-    fn from(error: crate::config::ConfigError) -> Self {
-        Failure::Usage(error.into())
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Failure::Config(error)
     }
 }
 
@@ -82,13 +86,21 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
-    let (code, error) = match log().and_then(|()| dispatch(cli.command)) {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Usage(error)) => (2, error),
-        Err(Failure::Failed(error)) => (1, error),
-    };
-    eprintln!("mqlb: {error:#}");
-    ExitCode::from(code)
+    match log().and_then(|()| dispatch(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(error)) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Usage(error)) => {
+            eprintln!("mqlb: {error:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("mqlb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn dispatch(command: Command) -> Result<(), Failure> {

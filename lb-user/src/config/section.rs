@@ -15,6 +15,8 @@ pub(super) struct Section<'a> {
     span: Span,
     /// `None`: the file has no such table, so every key has its default.
     table: Option<&'a Table>,
+    /// It is there but no table, which has been reported.
+    broken: bool,
     known: &'a [&'static str],
     problems: &'a Problems<'a>,
 }
@@ -35,11 +37,13 @@ impl<'a> Section<'a> {
             title,
             span: 0..0,
             table: None,
+            broken: false,
             known,
             problems,
         };
         let Some(node) = node else { return section };
         section.span = node.span.clone();
+        section.broken = !matches!(node.value, Value::Table(_));
         match &node.value {
             Value::Table(table) => {
                 section.table = Some(table);
@@ -49,7 +53,7 @@ impl<'a> Section<'a> {
             other => problems.report(
                 &node.span,
                 format!("{} must be a table, found {}", section.title, other.kind()),
-                format!("its keys: {}", known.join(", ")),
+                format!("write it as a table, with the keys {}", known.join(", ")),
             ),
         }
         section
@@ -72,7 +76,7 @@ impl<'a> Section<'a> {
     /// reported.
     pub fn is_empty_or_absent(&self, key: &str) -> bool {
         match self.get(key).map(|node| &node.value) {
-            None => !self.is_misspelt(key),
+            None => !self.broken && !self.is_misspelt(key),
             Some(Value::Array(items)) => items.is_empty(),
             Some(_) => false,
         }
