@@ -46,6 +46,8 @@ apt-get update"#;
 /// There is no way to root, or apt failed.
 pub fn install(packages: &[&str], distro: &Distro) -> Result<()> {
     let why = format!("to install packages: {}", packages.join(" "));
+    // No way to root is no reason to go on with old package lists.
+    root::command("apt-get", &why, &[])?;
     eprintln!("xtask: installing {}", packages.join(" "));
     // A third-party repository that fails must not stop us; if ours fails, the install says so.
     if let Err(error) = script("apt-get update", &why, &[]) {
