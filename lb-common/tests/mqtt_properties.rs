@@ -33,7 +33,7 @@ fn assert_found(encoded: &Encoded, input: &[u8]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn valid_v31_is_found(encoded in v31_connect()) {
