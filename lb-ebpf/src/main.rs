@@ -1,9 +1,39 @@
+//! The XDP programs of mqlb. They only translate: what a packet means and how it is rewritten is
+//! decided by `lb_common`, the same code that is tested in user space.
+//!
+//! - [`steer`]: from the Ethernet header to one of the handlers
+//! - [`splice`]: a packet of a known flow (the fast path)
+//! - [`newcomer`]: a packet for a VIP that belongs to no flow
+//! - [`syn`], [`reset`]: answers made in place
+//! - [`punt`]: hand a packet to the agent
+//! - [`icmp`]: errors about our own packets
 #![no_std]
 #![no_main]
+// For the one-line register barriers before helper calls (`frame::opaque`).
+#![feature(asm_experimental_arch)]
+
+mod count;
+mod frame;
+mod icmp;
+mod maps;
+mod newcomer;
+mod punt;
+mod reset;
+mod splice;
+mod steer;
+mod syn;
+
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
+/// The packet path.
 #[xdp]
-pub fn mqlb(_ctx: XdpContext) -> u32 {
+pub fn mqlb(ctx: XdpContext) -> u32 {
+    steer::steer(&ctx)
+}
+
+/// The least program there is: what measurements are compared with.
+#[xdp]
+pub fn mqlb_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
@@ -12,6 +42,7 @@ pub fn mqlb(_ctx: XdpContext) -> u32 {
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never linked in: nothing here panics, and the verifier would refuse the loop if it were.
     loop {}
 }

@@ -89,6 +89,8 @@ pub mod flags {
     pub const TAGGED: u8 = 16;
     /// This entry's sender was the first of the two to send FIN (it will hold TIME_WAIT).
     pub const FIN_FIRST: u8 = 32;
+    /// This entry's sender has sent the RST.
+    pub const RST_SELF: u8 = 64;
 }
 
 /// One direction of a connection: the rewrite recipe, the next hop and what is known of the sender.

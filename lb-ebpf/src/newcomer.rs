@@ -1,0 +1,117 @@
+//! A packet that belongs to no flow: is it for us, and if so, what is it?
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::XdpContext;
+use lb_common::cookie::{self, Check};
+use lb_common::layout::{
+    Endpoint, EndpointKey, EndpointKind, Flow, PuntKind, State, Verdict, flags, ticks,
+};
+use lb_common::wire::flag;
+
+use crate::count::{drop, pass};
+use crate::frame::Parsed;
+use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
+use crate::punt::{self, Reason};
+use crate::{reset, syn};
+
+#[inline(always)]
+fn endpoint(address: [u8; 16], port: [u8; 2], kind: EndpointKind) -> Option<Endpoint> {
+    let key = EndpointKey {
+        address,
+        port,
+        _pad: [0; 2],
+    };
+    // SAFETY: the agent replaces values as a whole; a stale one is as good.
+    let e = unsafe { ENDPOINTS.get(&key) }?;
+    if e.kind == kind as u8 { Some(*e) } else { None }
+}
+
+/// Handles a packet without a flow.
+#[inline(never)]
+pub fn unknown(ctx: &XdpContext, p: &Parsed) -> u32 {
+    if let Some(vip) = endpoint(p.key.dst, p.key.dst_port, EndpointKind::Vip) {
+        return for_vip(ctx, p, &vip);
+    }
+    if endpoint(p.key.src, p.key.src_port, EndpointKind::Backend).is_some() && for_snat(p) {
+        // From a backend, to one of our ports, and nobody's: the connection is gone.
+        return reset::reset(ctx, p, Verdict::ResetUnknown);
+    }
+    pass(p.length)
+}
+
+/// Whether the destination is a SNAT address and a port of the range.
+#[inline(always)]
+fn for_snat(p: &Parsed) -> bool {
+    let Some(settings) = SETTINGS.get(0) else {
+        return false;
+    };
+    let port = u16::from_be_bytes(p.key.dst_port);
+    port >= settings.snat_first
+        && port <= settings.snat_last
+        && endpoint(p.key.dst, [0; 2], EndpointKind::Address).is_some()
+}
+
+/// A packet for a VIP, without a flow.
+#[inline(always)]
+fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+    if p.flags & flag::RST != 0 {
+        return drop(Verdict::StrayReset, p.length);
+    }
+    if p.flags & (flag::SYN | flag::ACK | flag::FIN) == flag::SYN {
+        return syn::answer(ctx, p, vip);
+    }
+    if p.flags & (flag::SYN | flag::ACK) != flag::ACK {
+        return reset::reset(ctx, p, Verdict::ResetUnknown);
+    }
+    let Some(settings) = SETTINGS.get(0) else {
+        return drop(Verdict::HelperFailed, p.length);
+    };
+    let check = cookie::check(
+        &settings.cookie_keys,
+        settings.cookie_epoch,
+        &p.key,
+        p.seq,
+        p.ack,
+    );
+    let says_something = p.payload != 0 || p.flags & flag::FIN != 0;
+    match check {
+        Check::First if p.payload != 0 => first_data(ctx, p, vip),
+        // Closed before it said anything.
+        Check::First if says_something => reset::reset(ctx, p, Verdict::ClosedEarly),
+        Check::First => drop(Verdict::BareAck, p.length),
+        Check::Perhaps if says_something => drop(Verdict::EarlySegment, p.length),
+        Check::Perhaps => drop(Verdict::BareAck, p.length),
+        Check::Wrong => reset::reset(ctx, p, Verdict::ResetUnknown),
+    }
+}
+
+/// The first segment of a client: from now on its packets have an entry, and the agent reads them.
+#[inline(always)]
+fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return drop(Verdict::HelperFailed, p.length);
+    };
+    // SAFETY: a per-CPU value, used by nobody else while the program runs.
+    let flow = unsafe { &mut (*scratch).flow };
+    let isn = p.seq.wrapping_sub(1);
+    *flow = Flow::ZERO;
+    flow.state = State::Sniff as u8;
+    flow.flags = flags::FROM_CLIENT;
+    flow.listener = vip.listener;
+    flow.next_seq = isn;
+    flow.last_ack = p.ack;
+    // SAFETY: the helper only reads a clock.
+    flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    const NOEXIST: u64 = 1;
+    if FLOWS.insert(&p.key, &*flow, NOEXIST).is_err() {
+        return reset::reset(ctx, p, Verdict::FlowsFull);
+    }
+    let reason = Reason {
+        kind: PuntKind::Client,
+        listener: vip.listener,
+        isn,
+        verdict: Verdict::PuntedNew,
+        bytes: p.length,
+    };
+    punt::punt(ctx, &reason)
+}

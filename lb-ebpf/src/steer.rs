@@ -1,0 +1,213 @@
+//! From the Ethernet header to the handler: parse once, look the flow up, decide.
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::programs::XdpContext;
+use lb_common::layout::{EndpointKey, FlowKey, Verdict, v4_mapped};
+use lb_common::wire::{
+    ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, PROTO_ICMP,
+    PROTO_ICMPV6, PROTO_TCP, TCP_LEN, Tcp, VLAN_LEN, is_v6_extension, is_vlan,
+};
+
+use crate::count::{drop, pass};
+use crate::frame::{Parsed, V4, V6, at, length, opaque};
+use crate::maps::{ENDPOINTS, FLOWS};
+use crate::{icmp, newcomer, splice};
+
+/// Where the IP header is.
+struct Link {
+    l3: usize,
+    kind: u16,
+    tagged: bool,
+    vlan: u16,
+}
+
+/// The whole program.
+#[inline(always)]
+pub fn steer(ctx: &XdpContext) -> u32 {
+    let Some(link) = link(ctx) else {
+        return xdp_action::XDP_PASS;
+    };
+    match link.kind {
+        ETHERTYPE_IPV4 => ipv4(ctx, &link),
+        ETHERTYPE_IPV6 => ipv6(ctx, &link),
+        // ARP, LLDP …
+        _ => pass(length(ctx) as u32),
+    }
+}
+
+/// Reads the Ethernet header and up to two VLAN tags; the outer one is kept.
+#[inline(always)]
+fn link(ctx: &XdpContext) -> Option<Link> {
+    let eth = at::<Eth>(ctx, 0)?;
+    // SAFETY: `at` checked the bounds.
+    let kind = u16::from_be_bytes(unsafe { (*eth).kind });
+    let mut link = Link {
+        l3: ETH_LEN,
+        kind,
+        tagged: false,
+        vlan: 0,
+    };
+    if is_vlan(kind) {
+        let tag = at::<[u8; VLAN_LEN]>(ctx, ETH_LEN)?;
+        // SAFETY: `at` checked the bounds.
+        let tag = unsafe { *tag };
+        link.tagged = true;
+        link.vlan = u16::from_be_bytes([tag[0], tag[1]]) & 0xfff;
+        link.kind = u16::from_be_bytes([tag[2], tag[3]]);
+        link.l3 = ETH_LEN + VLAN_LEN;
+        if is_vlan(link.kind) {
+            let inner = at::<[u8; VLAN_LEN]>(ctx, ETH_LEN + VLAN_LEN)?;
+            // SAFETY: `at` checked the bounds.
+            let inner = unsafe { *inner };
+            link.kind = u16::from_be_bytes([inner[2], inner[3]]);
+            link.l3 = ETH_LEN + 2 * VLAN_LEN;
+        }
+    }
+    Some(link)
+}
+
+#[inline(always)]
+fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
+    let Some(ip) = at::<Ipv4>(ctx, link.l3) else {
+        return pass(length(ctx) as u32);
+    };
+    // SAFETY: `at` checked the bounds of the header.
+    let (first, protocol, fragment, dst, total) = unsafe {
+        (
+            (*ip).version_ihl,
+            (*ip).protocol,
+            (*ip).is_fragment(),
+            (*ip).dst,
+            u16::from_be_bytes((*ip).total_len) as u32,
+        )
+    };
+    if protocol != PROTO_TCP {
+        if protocol == PROTO_ICMP && first == 0x45 && !fragment {
+            return icmp::v4(ctx, link.l3);
+        }
+        return pass(total);
+    }
+    if first != 0x45 {
+        return unless_ours(v4_mapped(dst), Verdict::IpExtension, total);
+    }
+    if fragment {
+        return unless_ours(v4_mapped(dst), Verdict::Fragment, total);
+    }
+    let Some(head) = at::<V4>(ctx, link.l3) else {
+        return unless_ours(v4_mapped(dst), Verdict::Malformed, total);
+    };
+    // SAFETY: `at` checked the bounds of both headers.
+    let (ip, tcp) = unsafe { (&(*head).ip, &(*head).tcp) };
+    let tcp_len = tcp.header_len() as u32;
+    let (src_port, dst_port) = ports(tcp);
+    let p = Parsed {
+        key: FlowKey {
+            src: v4_mapped(ip.src),
+            dst: v4_mapped(ip.dst),
+            src_port,
+            dst_port,
+        },
+        l3: link.l3,
+        length: total,
+        tcp_len,
+        payload: total.wrapping_sub(IPV4_LEN as u32 + tcp_len),
+        seq: tcp.seq(),
+        ack: tcp.ack(),
+        flags: tcp.flags,
+        tagged: link.tagged,
+        vlan: link.vlan,
+        v4: true,
+    };
+    dispatch(ctx, &p)
+}
+
+#[inline(always)]
+fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
+    let Some(ip) = at::<Ipv6>(ctx, link.l3) else {
+        return pass(length(ctx) as u32);
+    };
+    // SAFETY: `at` checked the bounds of the header.
+    let ip = unsafe { &*ip };
+    let payload_len = u16::from_be_bytes(ip.payload_len) as u32;
+    let total = IPV6_LEN as u32 + payload_len;
+    if ip.next_header != PROTO_TCP {
+        if ip.next_header == PROTO_ICMPV6 {
+            return icmp::v6(ctx, link.l3);
+        }
+        if is_v6_extension(ip.next_header) {
+            let verdict = if ip.next_header == 44 {
+                Verdict::Fragment
+            } else {
+                Verdict::IpExtension
+            };
+            return unless_ours(ip.dst, verdict, total);
+        }
+        return pass(total);
+    }
+    let Some(head) = at::<V6>(ctx, link.l3) else {
+        return unless_ours(ip.dst, Verdict::Malformed, total);
+    };
+    // SAFETY: `at` checked the bounds of both headers.
+    let (ip, tcp) = unsafe { (&(*head).ip, &(*head).tcp) };
+    let tcp_len = tcp.header_len() as u32;
+    let (src_port, dst_port) = ports(tcp);
+    let p = Parsed {
+        key: FlowKey {
+            src: ip.src,
+            dst: ip.dst,
+            src_port,
+            dst_port,
+        },
+        l3: link.l3,
+        length: total,
+        tcp_len,
+        payload: payload_len.wrapping_sub(tcp_len),
+        seq: tcp.seq(),
+        ack: tcp.ack(),
+        flags: tcp.flags,
+        tagged: link.tagged,
+        vlan: link.vlan,
+        v4: false,
+    };
+    dispatch(ctx, &p)
+}
+
+/// Both ports, kept apart from the addresses that they follow: LLVM would copy the last bytes of the
+/// address and the ports as one word to the stack ("misaligned stack access" from 6.18).
+#[inline(always)]
+fn ports(tcp: &Tcp) -> ([u8; 2], [u8; 2]) {
+    let both = opaque(u32::from_ne_bytes([
+        tcp.src_port[0],
+        tcp.src_port[1],
+        tcp.dst_port[0],
+        tcp.dst_port[1],
+    ]) as u64);
+    let b = (both as u32).to_ne_bytes();
+    ([b[0], b[1]], [b[2], b[3]])
+}
+
+#[inline(always)]
+fn dispatch(ctx: &XdpContext, p: &Parsed) -> u32 {
+    if p.tcp_len < TCP_LEN as u32 || p.payload > 0xffff || p.l3 + p.length as usize > length(ctx) {
+        return unless_ours(p.key.dst, Verdict::Malformed, p.length);
+    }
+    match FLOWS.get_ptr_mut(&p.key) {
+        Some(flow) => splice::known(ctx, p, flow),
+        None => newcomer::unknown(ctx, p),
+    }
+}
+
+/// A packet that can't be read: dropped if it is for one of our addresses, otherwise none of our business.
+#[inline(never)]
+fn unless_ours(dst: [u8; 16], verdict: Verdict, bytes: u32) -> u32 {
+    let key = EndpointKey {
+        address: dst,
+        port: [0; 2],
+        _pad: [0; 2],
+    };
+    if ENDPOINTS.get_ptr(&key).is_some() {
+        drop(verdict, bytes)
+    } else {
+        pass(bytes)
+    }
+}
