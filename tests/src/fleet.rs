@@ -207,6 +207,9 @@ struct Established {
     latency: Duration,
 }
 
+/// What a connection attempt ends with: the client's number, and the client.
+type Attempt = std::result::Result<(u32, Result<Established>), task::JoinError>;
+
 impl Commander {
     fn new(options: Options, gauges: Arc<Gauges>) -> Self {
         Self {
@@ -240,7 +243,12 @@ impl Commander {
             .rate
             .map(|rate| tokio::time::interval(Duration::from_secs(1) / rate.max(1)));
         let mut attempts = task::JoinSet::new();
+        let mut round = Round::default();
+        let mut latencies = Vec::new();
         for number in clients {
+            while let Some(finished) = attempts.try_join_next() {
+                self.finish(finished, &mut round, &mut latencies);
+            }
             let permit = Arc::clone(&free).acquire_owned().await;
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
@@ -255,24 +263,27 @@ impl Commander {
                 (number, result)
             });
         }
-        let mut round = Round::default();
-        let mut latencies = Vec::new();
         while let Some(finished) = attempts.join_next().await {
-            let (number, result) = finished.expect("an attempt does not panic");
-            match result {
-                Ok(established) => {
-                    latencies.push(established.latency);
-                    self.keep(number, established, &mut round);
-                }
-                Err(error) => {
-                    self.gauges.failures.fetch_add(1, Relaxed);
-                    round.failed.push((number, format!("{error:#}")));
-                }
-            }
+            self.finish(finished, &mut round, &mut latencies);
         }
         round.latencies = latencies.into_iter().collect();
         round.elapsed = start.elapsed();
         round
+    }
+
+    /// Takes note of an attempt that is over.
+    fn finish(&mut self, attempt: Attempt, round: &mut Round, latencies: &mut Vec<Duration>) {
+        let (number, result) = attempt.expect("an attempt does not panic");
+        match result {
+            Ok(established) => {
+                latencies.push(established.latency);
+                self.keep(number, established, round);
+            }
+            Err(error) => {
+                self.gauges.failures.fetch_add(1, Relaxed);
+                round.failed.push((number, format!("{error:#}")));
+            }
+        }
     }
 
     fn keep(&mut self, number: u32, client: Established, round: &mut Round) {

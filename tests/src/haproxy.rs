@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::balancer::Options;
 use crate::lab::Lab;
 use crate::plan::MQTT_PORT;
 use crate::process::Process;
@@ -21,9 +22,9 @@ impl HaProxy {
     ///
     /// # Errors
     /// It is not installed, or does not serve within 10 s.
-    pub fn start(lab: &Lab, weights: &[u16], proxy_protocol: bool) -> Result<Self> {
+    pub fn start(lab: &Lab, options: &Options) -> Result<Self> {
         let file = lab.directory().join("haproxy.cfg");
-        std::fs::write(&file, configuration(lab, weights, proxy_protocol))
+        std::fs::write(&file, configuration(lab, options))
             .with_context(|| format!("write {}", file.display()))?;
         let netns = &lab.topology.lb;
         let mut command = netns.command("/usr/sbin/haproxy")?;
@@ -39,7 +40,7 @@ impl HaProxy {
     }
 }
 
-fn configuration(lab: &Lab, weights: &[u16], proxy_protocol: bool) -> String {
+fn configuration(lab: &Lab, options: &Options) -> String {
     let [v4, v6] = lab.topology.plan.vip().sockets(MQTT_PORT);
     let mut text = format!(
         "defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 1h\n  timeout server 1h\n  \
@@ -50,13 +51,22 @@ fn configuration(lab: &Lab, weights: &[u16], proxy_protocol: bool) -> String {
          balance roundrobin\n  stick-table type string len 64 size 1m expire 30m\n  \
          stick on req.payload(0,0),mqtt_field_value(connect,client_identifier)\n"
     );
-    let proxy = if proxy_protocol { " send-proxy-v2" } else { "" };
+    let proxy = if options.proxy_protocol {
+        " send-proxy-v2"
+    } else {
+        ""
+    };
+    let check = if options.health {
+        " check inter 1s"
+    } else {
+        ""
+    };
     for n in 0..lab.topology.brokers.len() {
         text += &format!(
-            "  server {} {} weight {} check inter 1s{proxy}\n",
+            "  server {} {} weight {}{check}{proxy}\n",
             Lab::broker_name(n),
             lab.topology.plan.broker(n).sockets(MQTT_PORT)[0],
-            weights.get(n).unwrap_or(&1),
+            options.weights.get(n).unwrap_or(&1),
         );
     }
     text

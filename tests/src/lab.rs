@@ -14,6 +14,7 @@ use crate::plan::{FIRST_NETWORK, MQTT_PORT, Plan};
 use crate::process::raise_descriptor_limit;
 use crate::registry::Registration;
 use crate::topology::{Arms, Topology};
+use crate::wire;
 
 /// What a lab consists of.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,8 @@ pub struct Options {
     /// What runs in them; `None`: nothing yet.
     pub broker: Option<Kind>,
     pub arms: Arms,
+    /// What the wires at the balancer's interfaces do to frames; `None`: they are plain ones.
+    pub wire: Option<wire::Options>,
     /// Make the VIP reachable from the host's own namespace.
     pub host: bool,
 }
@@ -33,6 +36,7 @@ impl Default for Options {
             backends: 3,
             broker: Some(Kind::Mosquitto),
             arms: Arms::Two,
+            wire: None,
             host: false,
         }
     }
@@ -66,7 +70,13 @@ impl Lab {
             (FIRST_NETWORK, None)
         };
         let plan = Plan::new(network);
-        let topology = Topology::build(&registration, plan, options.backends, options.arms)?;
+        let topology = Topology::build(
+            &registration,
+            plan,
+            options.backends,
+            options.arms,
+            options.wire,
+        )?;
         if options.host {
             topology.connect_host(&registration, &format!("mqlb-lab{network}"))?;
         }

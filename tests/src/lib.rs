@@ -6,9 +6,11 @@
 //!   [`wire`] are what they are built from.
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
-//! - [`mqlb`] and [`haproxy`]: the balancers.
-//! - [`fleet`]: many MQTT clients ([`client`]) at once; [`raw`] is one TCP connection, byte by byte.
+//! - [`balancer`]: [`mqlb`], or [`haproxy`] to compare with; [`http`] reads mqlb's status.
+//! - [`fleet`]: many MQTT clients ([`client`]) at once and how long they take ([`latency`]); [`raw`] is
+//!   one TCP connection, byte by byte.
 
+pub mod balancer;
 pub mod broker;
 pub mod client;
 pub mod embedded;
@@ -19,8 +21,12 @@ pub mod lab;
 pub mod latency;
 pub mod mqlb;
 pub mod netns;
+mod packet_socket;
 pub mod plan;
 pub mod process;
+pub mod raw;
 pub mod registry;
 pub mod sockets;
+pub mod stand_in;
 pub mod topology;
+pub mod wire;

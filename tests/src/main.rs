@@ -1,5 +1,6 @@
 //! `mqlb-lab`: the lab as a program, for `cargo xtask run`.
 
+mod clients;
 mod live;
 mod run;
 
@@ -20,6 +21,9 @@ struct Arguments {
 enum Command {
     /// Build the lab, connect a fleet of clients through mqlb, and show what goes where.
     Run(run::Options),
+    /// Connect clients, say so, and keep them connected: a fleet in a process of its own, which has its
+    /// own limit of open files.
+    Clients(clients::Options),
     /// Serve MQTT: the lab starts itself like this, once for each embedded broker.
     Broker {
         /// Address and port to listen at.
@@ -31,6 +35,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Clients(options) => clients::run(&options),
         Command::Broker { addresses } => broker(&addresses),
     };
     match result {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::balancer::Options;
 use crate::http;
 use crate::lab::{Lab, sibling_binary};
 use crate::netns::{Netns, run};
@@ -16,35 +17,6 @@ use crate::process::Process;
 /// Where the HTTP interface listens, inside the balancer's namespace.
 const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8888);
-
-/// What of the configuration differs between labs.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `snat` or `client`.
-    pub source: &'static str,
-    pub proxy_protocol: bool,
-    /// `auto`, `native` or `generic`.
-    pub mode: &'static str,
-    /// One for each backend; missing ones are 1.
-    pub weights: Vec<u16>,
-    /// The pool's TCP health check, on or off.
-    pub health: bool,
-    /// Tables to add to the file.
-    pub extra: String,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            source: "snat",
-            proxy_protocol: false,
-            mode: "auto",
-            weights: Vec::new(),
-            health: true,
-            extra: String::new(),
-        }
-    }
-}
 
 /// A running `mqlb`. Dropping it kills the agent and unloads its programs.
 #[derive(Debug)]
@@ -159,6 +131,19 @@ impl Mqlb {
             kernel: number("kernel")?,
             agent: number("agent")?,
         })
+    }
+
+    /// Packets counted under a verdict's name.
+    ///
+    /// # Errors
+    /// No status, or no such counter in it.
+    pub fn counter(&self, verdict: &str) -> Result<u64> {
+        let status = self.status()?;
+        let counter = &status["counters"][verdict];
+        counter
+            .as_u64()
+            .or_else(|| counter["packets"].as_u64())
+            .with_context(|| format!("no counter {verdict} in the status: {status}"))
     }
 
     fn wait_ready(&mut self, lines: usize) -> Result<()> {

@@ -31,6 +31,16 @@ impl Netns {
         Ok(netns)
     }
 
+    /// A namespace that exists already.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn existing(name: String) -> Result<Self> {
+        let netns = Self { name };
+        netns.open()?;
+        Ok(netns)
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

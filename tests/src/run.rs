@@ -9,12 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use lb_tests::balancer::{self, Balancer};
 use lb_tests::broker::Kind;
 use lb_tests::fleet::Fleet;
-use lb_tests::haproxy::HaProxy;
 use lb_tests::lab::{self, Lab};
-use lb_tests::mqlb::{self, Mqlb, Steered};
+use lb_tests::mqlb::{Mqlb, Steered};
 use serde::Serialize;
 
 use crate::live::{Output, Screen};
@@ -35,7 +35,7 @@ pub struct Options {
     broker: Kind,
     /// Which balancer.
     #[arg(long, value_enum, default_value_t)]
-    balancer: Balancer,
+    balancer: balancer::Kind,
     /// End after all clients connected and half of them reconnected.
     #[arg(long)]
     once: bool,
@@ -45,14 +45,6 @@ pub struct Options {
     /// Without --once: end after this many seconds.
     #[arg(long)]
     seconds: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Balancer {
-    #[default]
-    Mqlb,
-    /// HAProxy, sticky by client identifier, to compare with.
-    Haproxy,
 }
 
 /// The object that `--once --json` prints.
@@ -153,12 +145,6 @@ fn signals() -> Result<Receiver<()>> {
     Ok(receiver)
 }
 
-/// The balancer, kept alive.
-enum Running {
-    Mqlb(Mqlb),
-    HaProxy(#[expect(dead_code, reason = "held for its Drop")] HaProxy),
-}
-
 fn work(options: &Options) -> Result<()> {
     let output = match (options.json, std::io::stdout().is_terminal()) {
         (true, _) => Output::StderrLines,
@@ -178,20 +164,15 @@ fn work(options: &Options) -> Result<()> {
     if STOP.load(Relaxed) {
         return Ok(());
     }
-    let running = match options.balancer {
-        Balancer::Mqlb => Running::Mqlb(Mqlb::start(
-            &lab,
-            &mqlb::Options {
-                weights: options.weights.clone(),
-                ..mqlb::Options::default()
-            },
-        )?),
-        Balancer::Haproxy => Running::HaProxy(HaProxy::start(&lab, &options.weights, false)?),
-    };
-    let mqlb = match &running {
-        Running::Mqlb(mqlb) => Some(mqlb),
-        Running::HaProxy(_) => None,
-    };
+    let balancer = Balancer::start(
+        options.balancer,
+        &lab,
+        &balancer::Options {
+            weights: options.weights.clone(),
+            ..balancer::Options::default()
+        },
+    )?;
+    let mqlb = balancer.mqlb();
     let fleet = lab.fleet()?;
     let screen = Screen::new(&lab, mqlb, &fleet.gauges, &options.weights, output);
     let over = AtomicBool::new(false);

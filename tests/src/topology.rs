@@ -17,6 +17,7 @@ use anyhow::Result;
 use crate::netns::{Netns, run};
 use crate::plan::{Pair, Plan};
 use crate::registry::Registration;
+use crate::wire::{self, Wire};
 
 /// How the balancer is connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Topology {
     pub brokers: Vec<Netns>,
     /// The balancer's interfaces, for its configuration.
     pub interfaces: Vec<&'static str>,
+    /// The bad wires at the balancer's interfaces, in their order; none if they are plain ones.
+    pub wires: Vec<Wire>,
 }
 
 impl Topology {
@@ -50,13 +53,14 @@ impl Topology {
         plan: Plan,
         brokers: usize,
         arms: Arms,
+        wire: Option<wire::Options>,
     ) -> Result<Self> {
         let create = |role: &str| {
             let name = format!("{}-{role}", registration.id());
             registration.undo_with(&format!("ip netns del {name}"))?;
             Netns::create(name)
         };
-        let topology = Self {
+        let mut topology = Self {
             plan,
             lb: create("lb")?,
             clients: create("clients")?,
@@ -68,11 +72,15 @@ impl Topology {
                 Arms::One => vec!["eth0"],
                 Arms::Two => vec!["eth0", "eth1"],
             },
+            wires: Vec::new(),
         };
         topology.bridges()?;
-        topology.balancer(arms)?;
+        topology.balancer(arms, wire)?;
         topology.clients()?;
         topology.brokers(arms)?;
+        if wire.is_some_and(|wire| wire.vlan.is_some()) {
+            topology.know_neighbours(arms)?;
+        }
         Ok(topology)
     }
 
@@ -107,23 +115,63 @@ impl Topology {
         Ok(())
     }
 
-    fn balancer(&self, arms: Arms) -> Result<()> {
+    fn balancer(&mut self, arms: Arms, wire: Option<wire::Options>) -> Result<()> {
         // A router's settings: bpf_fib_lookup refuses to look up for a host that does not forward.
         self.lb.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
         ])?;
-        self.plug(&self.lb, "eth0", "lb0", "front")?;
-        self.lb.ip(self.plan.vip().assign("eth0"))?;
-        self.ethtool(&self.switch, "lb0", &["gro", "on"])?;
+        let (vip, gateway) = (self.plan.vip(), self.plan.gateway());
+        self.plug(&self.lb, "eth0", "lb0", vip)?;
+        self.lb.ip(vip.assign("eth0"))?;
+        self.join("lb0", "front", wire)?;
         match arms {
-            Arms::One => self.lb.ip(self.plan.gateway().assign("eth0")),
+            Arms::One => self.lb.ip(gateway.assign("eth0")),
             Arms::Two => {
-                self.plug(&self.lb, "eth1", "lb1", "back")?;
-                self.ethtool(&self.switch, "lb1", &["gro", "on"])?;
-                self.lb.ip(self.plan.gateway().assign("eth1"))
+                self.plug(&self.lb, "eth1", "lb1", gateway)?;
+                self.lb.ip(gateway.assign("eth1"))?;
+                self.join("lb1", "back", wire)
             }
         }
+    }
+
+    /// Connects the outer end of one of the balancer's interfaces to a bridge.
+    fn join(&mut self, port: &str, bridge: &str, wire: Option<wire::Options>) -> Result<()> {
+        self.ethtool(&self.switch, port, &["gro", "on"])?;
+        let Some(options) = wire else {
+            return self.switch.ip([format!("link set {port} master {bridge}")]);
+        };
+        let near = format!("{port}-wire");
+        self.switch.ip([
+            // NAPI as "gro on" gives it, but nothing merged: the wire carries frames as they were sent.
+            format!("link set {port} gro_max_size 1"),
+            format!("link add {near} type veth peer name {port}-port"),
+            format!("link set {near} up"),
+            format!("link set {port}-port master {bridge} up"),
+        ])?;
+        self.wires
+            .push(Wire::connect(&self.switch, &near, port, options)?);
+        Ok(())
+    }
+
+    /// Tells everybody the balancer's link addresses and the balancer everybody's: on a trunk it has no
+    /// VLAN interface that would answer ARP and neighbour solicitations.
+    fn know_neighbours(&self, arms: Arms) -> Result<()> {
+        let plan = self.plan;
+        let (vip, gateway) = (plan.vip(), plan.gateway());
+        let lb_back = match arms {
+            Arms::One => ("eth0", vip),
+            Arms::Two => ("eth1", gateway),
+        };
+        self.clients.ip(neighbours(vip, vip, "eth0"))?;
+        self.lb
+            .ip(neighbours(plan.client(), plan.client(), "eth0"))?;
+        for (n, netns) in self.brokers.iter().enumerate() {
+            netns.ip(neighbours(gateway, lb_back.1, "eth0"))?;
+            self.lb
+                .ip(neighbours(plan.broker(n), plan.broker(n), lb_back.0))?;
+        }
+        Ok(())
     }
 
     fn clients(&self) -> Result<()> {
@@ -166,19 +214,22 @@ impl Topology {
         own: Pair,
         gateway: Pair,
     ) -> Result<()> {
-        self.plug(netns, "eth0", port, bridge)?;
+        self.plug(netns, "eth0", port, own)?;
+        self.switch
+            .ip([format!("link set {port} master {bridge}")])?;
         netns.ip(own.assign("eth0"))?;
         netns.ip(gateway.route())
     }
 
-    /// A wire from `device` in `netns` to `port` of a bridge.
-    fn plug(&self, netns: &Netns, device: &str, port: &str, bridge: &str) -> Result<()> {
+    /// A plain wire from `device` in `netns` to `port` in the switch. `own` names its link address.
+    fn plug(&self, netns: &Netns, device: &str, port: &str, own: Pair) -> Result<()> {
         self.switch.ip([
             format!(
-                "link add {port} type veth peer name {device} netns {}",
+                "link add {port} type veth peer name {device} address {} netns {}",
+                link_address(own),
                 netns.name()
             ),
-            format!("link set {port} master {bridge} up"),
+            format!("link set {port} up"),
         ])?;
         self.ethtool(netns, device, &["tx", "off"])?;
         netns.ip([format!("link set {device} up")])
@@ -191,4 +242,18 @@ impl Topology {
             .args(features))?;
         Ok(())
     }
+}
+
+/// A locally administered link address that shows the IPv4 address.
+fn link_address(pair: Pair) -> String {
+    let [a, b, c, d] = pair.v4.octets();
+    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// `ip` batch lines: both addresses of `pair` are at the link address that `at` names.
+fn neighbours(pair: Pair, at: Pair, device: &str) -> [String; 2] {
+    pair.addresses().map(|address| {
+        let link = link_address(at);
+        format!("neigh replace {address} lladdr {link} dev {device} nud permanent")
+    })
 }

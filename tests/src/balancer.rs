@@ -1,0 +1,74 @@
+//! The balancer in a lab: mqlb, or HAProxy to compare with.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::haproxy::HaProxy;
+use crate::lab::Lab;
+use crate::mqlb::Mqlb;
+
+/// Which balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    #[default]
+    Mqlb,
+    /// HAProxy, sticky by client identifier. It knows only SNAT.
+    Haproxy,
+}
+
+/// What of a balancer's configuration differs between labs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The source address that brokers see: `snat` or `client`.
+    pub source: &'static str,
+    pub proxy_protocol: bool,
+    /// `auto`, `native` or `generic`.
+    pub mode: &'static str,
+    /// One for each backend; missing ones are 1.
+    pub weights: Vec<u16>,
+    /// The pool's TCP health check, on or off.
+    pub health: bool,
+    /// Tables to add to `mqlb.toml`.
+    pub extra: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            source: "snat",
+            proxy_protocol: false,
+            mode: "auto",
+            weights: Vec::new(),
+            health: true,
+            extra: String::new(),
+        }
+    }
+}
+
+/// A running balancer. Dropping it stops it.
+#[derive(Debug)]
+pub enum Balancer {
+    Mqlb(Mqlb),
+    HaProxy(HaProxy),
+}
+
+impl Balancer {
+    /// Starts a balancer and waits until it is ready.
+    ///
+    /// # Errors
+    /// It is not installed or does not become ready.
+    pub fn start(kind: Kind, lab: &Lab, options: &Options) -> Result<Self> {
+        Ok(match kind {
+            Kind::Mqlb => Self::Mqlb(Mqlb::start(lab, options)?),
+            Kind::Haproxy => Self::HaProxy(HaProxy::start(lab, options)?),
+        })
+    }
+
+    /// What only mqlb can do.
+    pub fn mqlb(&self) -> Option<&Mqlb> {
+        match self {
+            Self::Mqlb(mqlb) => Some(mqlb),
+            Self::HaProxy(_) => None,
+        }
+    }
+}
