@@ -250,8 +250,8 @@ fn link_address(pair: Pair) -> String {
     format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// `ip` batch lines: both addresses of `pair` are at the link address that `at` names.
-fn neighbours(pair: Pair, at: Pair, device: &str) -> [String; 2] {
+/// `ip` batch lines: both addresses of `pair` are at the link address of the interface that `at` is on.
+pub fn neighbours(pair: Pair, at: Pair, device: &str) -> [String; 2] {
     pair.addresses().map(|address| {
         let link = link_address(at);
         format!("neigh replace {address} lladdr {link} dev {device} nud permanent")

@@ -38,8 +38,8 @@ fn a_backend_that_is_silent_is_skipped() {
     let lab = common::lab_without_brokers(2);
     lab.topology.brokers[0]
         .nft(
-            "table inet silent { chain input { type filter hook input priority 0; \
-             tcp dport 1883 drop; } }",
+            "table inet silent {\n chain input {\n \
+             type filter hook input priority 0; tcp dport 1883 drop\n }\n}\n",
         )
         .unwrap();
     all_are_served_by_the_second(&lab);
