@@ -1,0 +1,49 @@
+//! Set-up against small, strict TCPs on both sides.
+
+mod backend;
+mod client;
+mod shapes;
+mod world;
+
+use backend::Backend;
+use client::Client;
+use world::World;
+
+/// An MQTT 3.1.1 CONNECT with a client identifier and, if it isn't empty, a user name and password.
+pub(super) fn connect(identifier: &str, keep_alive: u16, password: &[u8]) -> Vec<u8> {
+    let field = |bytes: &[u8]| {
+        let mut field = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+        field.extend(bytes);
+        field
+    };
+    let mut body = b"\x00\x04MQTT\x04".to_vec();
+    body.push(if password.is_empty() { 2 } else { 0xc2 });
+    body.extend(keep_alive.to_be_bytes());
+    body.extend(field(identifier.as_bytes()));
+    if !password.is_empty() {
+        body.extend(field(b"user"));
+        body.extend(field(password));
+    }
+    packet(0x10, &body)
+}
+
+/// A control packet: first byte, remaining length, body.
+pub(super) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![first];
+    let mut len = body.len();
+    loop {
+        let low = u8::try_from(len & 127).unwrap();
+        len >>= 7;
+        out.push(low | if len > 0 { 128 } else { 0 });
+        if len == 0 {
+            break;
+        }
+    }
+    out.extend(body);
+    out
+}
+
+/// Bytes that don't repeat soon.
+pub(super) fn noise(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7919 % 251) as u8).collect()
+}
