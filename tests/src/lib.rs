@@ -30,3 +30,4 @@ pub mod sockets;
 pub mod stand_in;
 pub mod topology;
 pub mod wire;
+mod xdp_pass;

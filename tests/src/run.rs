@@ -15,6 +15,7 @@ use lb_tests::broker::Kind;
 use lb_tests::fleet::Fleet;
 use lb_tests::lab::{self, Lab};
 use lb_tests::mqlb::{Mqlb, Steered};
+use lb_tests::process::raise_descriptor_limit;
 use serde::Serialize;
 
 use crate::live::{Output, Screen};
@@ -84,6 +85,13 @@ pub fn run(options: &Options) -> Result<()> {
         "--weights has {} numbers, but there are {} brokers",
         options.weights.len(),
         options.brokers
+    );
+
+    let limit = raise_descriptor_limit().context("raise the limit of open files")?;
+    ensure!(
+        u64::from(options.clients) + 200 <= limit,
+        "{} clients need as many open files, but the limit of this process is {limit}",
+        options.clients
     );
 
     let signals = signals()?;

@@ -9,15 +9,16 @@
 //! With one arm the brokers sit on "front" too and the balancer has both addresses on `eth0`.
 //!
 //! What veth needs for XDP: frames redirected out of the balancer are only taken by a peer with NAPI,
-//! which "gro on" gives it; and whoever originates traffic must compute checksums itself ("tx off"), or
-//! XDP sees partial ones.
+//! which "gro on" gives it; what XDP_TX sends, only by a peer with a program ([`XdpPass`]); and whoever
+//! originates traffic must compute checksums itself ("tx off"), or XDP sees partial ones.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::netns::{Netns, run};
 use crate::plan::{Pair, Plan};
 use crate::registry::Registration;
 use crate::wire::{self, Wire};
+use crate::xdp_pass::XdpPass;
 
 /// How the balancer is connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct Topology {
     pub interfaces: Vec<&'static str>,
     /// The bad wires at the balancer's interfaces, in their order; none if they are plain ones.
     pub wires: Vec<Wire>,
+    /// On the outer ends of the balancer's interfaces.
+    programs: Vec<XdpPass>,
 }
 
 impl Topology {
@@ -73,6 +76,7 @@ impl Topology {
                 Arms::Two => vec!["eth0", "eth1"],
             },
             wires: Vec::new(),
+            programs: Vec::new(),
         };
         topology.bridges()?;
         topology.balancer(arms, wire)?;
@@ -138,6 +142,11 @@ impl Topology {
     /// Connects the outer end of one of the balancer's interfaces to a bridge.
     fn join(&mut self, port: &str, bridge: &str, wire: Option<wire::Options>) -> Result<()> {
         self.ethtool(&self.switch, port, &["gro", "on"])?;
+        let program = self
+            .switch
+            .enter(|| XdpPass::attach(port))?
+            .with_context(|| format!("attach an XDP program to {port} in the switch"))?;
+        self.programs.push(program);
         let Some(options) = wire else {
             return self.switch.ip([format!("link set {port} master {bridge}")]);
         };
