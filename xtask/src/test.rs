@@ -34,10 +34,14 @@ pub fn run(args: &Args) -> Result<()> {
         report.step("formatting", |_| lint::formatting());
         report.step("clippy", |_| lint::clippy());
     }
-    report.step("unit and property tests", |totals| {
-        unit_tests(&args.filters, totals)
-    });
     let metadata = Metadata::read()?;
+    report.step("unit and property tests", |totals| {
+        unit_tests(
+            &metadata.targets("lb-common", "test"),
+            &args.filters,
+            totals,
+        )
+    });
     for (package, what) in [
         ("lb-user", "tests of mqlb and its programs"),
         ("lb-tests", "end-to-end tests"),
@@ -53,23 +57,20 @@ pub fn run(args: &Args) -> Result<()> {
     if args.filters.is_empty() {
         report.step("verifier", |_| verify::gate());
     }
+    if !args.filters.is_empty() && report.ran() == 0 {
+        bail!("no test's name contains {}", args.filters.join(" or "));
+    }
     report.finish()
 }
 
-fn unit_tests(filters: &[String], totals: &mut Totals) -> Result<()> {
+/// The tests that need no privileges: in the sources, and lb-common's integration tests `targets`.
+fn unit_tests(targets: &[&str], filters: &[String], totals: &mut Totals) -> Result<()> {
     let mut tests = cargo_command();
     tests.args(["test", "--no-fail-fast", "--lib", "--bins"]);
-    // lb-tests' brokers and fleet have their unit tests in its library; the others likewise.
-    tests.args([
-        "--package",
-        "lb-common",
-        "--package",
-        "lb-user",
-        "--package",
-        "lb-tests",
-        "--package",
-        "xtask",
-    ]);
+    tests.args(targets.iter().flat_map(|target| ["--test", target]));
+    for package in ["lb-common", "lb-user", "lb-tests", "xtask"] {
+        tests.args(["--package", package]);
+    }
     watch(tests.arg("--").args(filters), totals)
 }
 
@@ -232,6 +233,14 @@ impl Report {
             totals,
             took: start.elapsed(),
         });
+    }
+
+    /// How many tests passed or failed in all.
+    fn ran(&self) -> u64 {
+        self.steps
+            .iter()
+            .map(|step| step.totals.passed + step.totals.failed)
+            .sum()
     }
 
     /// Prints the summary.
