@@ -88,6 +88,14 @@ pub fn length(ctx: &XdpContext) -> usize {
     data_end(ctx) - data(ctx)
 }
 
+/// Length of what follows the link header: what is counted of a packet whose own length isn't known.
+#[inline(always)]
+pub fn after(ctx: &XdpContext, l3: usize) -> u32 {
+    // LLVM would add up the pointers and `l3` in 32 bits ("32-bit pointer arithmetic prohibited"
+    // from 6.18).
+    (opaque(length(ctx) as u64) - l3 as u64) as u32
+}
+
 /// Cuts the frame to `length` bytes, but not below an Ethernet frame's least length without FCS, so
 /// that no driver has to pad. `false` if the driver refuses.
 #[inline(always)]

@@ -6,7 +6,7 @@ use lb_common::layout::{FlowKey, PuntKind, Verdict, v4_mapped};
 use lb_common::wire::{IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, PROTO_TCP};
 
 use crate::count::pass;
-use crate::frame::{at, length};
+use crate::frame::{after, at};
 use crate::maps::FLOWS;
 use crate::punt::{self, Reason};
 
@@ -31,7 +31,7 @@ struct QuoteV6 {
 /// An ICMP packet over IPv4 (no options, no fragment); `l3` is where its IP header is.
 #[inline(never)]
 pub fn v4(ctx: &XdpContext, l3: usize) -> u32 {
-    let bytes = length(ctx) as u32;
+    let bytes = after(ctx, l3);
     let Some(q) = at::<QuoteV4>(ctx, l3 + IPV4_LEN) else {
         return pass(bytes);
     };
@@ -54,7 +54,7 @@ pub fn v4(ctx: &XdpContext, l3: usize) -> u32 {
 /// An ICMPv6 packet; `l3` is where its IP header is.
 #[inline(never)]
 pub fn v6(ctx: &XdpContext, l3: usize) -> u32 {
-    let bytes = length(ctx) as u32;
+    let bytes = after(ctx, l3);
     let Some(q) = at::<QuoteV6>(ctx, l3 + IPV6_LEN) else {
         return pass(bytes);
     };

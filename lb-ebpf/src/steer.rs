@@ -9,7 +9,7 @@ use lb_common::wire::{
 };
 
 use crate::count::{drop, pass};
-use crate::frame::{Parsed, V4, V6, at, length, opaque};
+use crate::frame::{Parsed, V4, V6, after, at, length, opaque};
 use crate::maps::{ENDPOINTS, FLOWS};
 use crate::{icmp, newcomer, splice};
 
@@ -31,7 +31,7 @@ pub fn steer(ctx: &XdpContext) -> u32 {
         ETHERTYPE_IPV4 => ipv4(ctx, &link),
         ETHERTYPE_IPV6 => ipv6(ctx, &link),
         // ARP, LLDP …
-        _ => pass(length(ctx) as u32),
+        _ => pass(after(ctx, link.l3)),
     }
 }
 
@@ -69,7 +69,7 @@ fn link(ctx: &XdpContext) -> Option<Link> {
 #[inline(always)]
 fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
     let Some(ip) = at::<Ipv4>(ctx, link.l3) else {
-        return pass(length(ctx) as u32);
+        return pass(after(ctx, link.l3));
     };
     // SAFETY: `at` checked the bounds of the header.
     let (first, protocol, fragment, dst, total) = unsafe {
@@ -124,7 +124,7 @@ fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
 #[inline(always)]
 fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
     let Some(ip) = at::<Ipv6>(ctx, link.l3) else {
-        return pass(length(ctx) as u32);
+        return pass(after(ctx, link.l3));
     };
     // SAFETY: `at` checked the bounds of the header.
     let ip = unsafe { &*ip };
