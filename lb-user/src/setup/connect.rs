@@ -170,12 +170,29 @@ impl Connection {
                 .insert_new(&attempt.key, &flow_for(&attempt.key))
             {
                 Ok(()) => {}
+                Err(InsertError::Exists) if self.may_take_over(cx, &attempt.key) => cx
+                    .datapath
+                    .replace(&attempt.key, &flow_for(&attempt.key))
+                    .map_err(NoPort::Map)?,
                 Err(InsertError::Exists) => return Err(NoPort::Exhausted),
                 Err(error) => return Err(NoPort::Map(error)),
             },
         }
         attempt.held = true;
         Ok(())
+    }
+
+    /// Whether the entry of a tuple that the client's source port dictates is in nobody's use: the
+    /// connection on it is over (the backend decides by its own TIME_WAIT rules), or it was begun for
+    /// this client by an agent that died.
+    fn may_take_over<D: Datapath, S: Steering>(
+        &self,
+        cx: &mut Context<'_, D, S>,
+        key: &FlowKey,
+    ) -> bool {
+        cx.datapath.get(key).is_some_and(|flow| {
+            flow.closed() || (flow.state == State::Setup as u8 && flow.pair() == self.key)
+        })
     }
 
     /// Sends the SYN (again) and sets the timer; without a tuple only the timer.

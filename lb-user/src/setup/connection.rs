@@ -9,7 +9,7 @@ use super::rng::Rng;
 use super::settings::{ListenerSettings, Settings};
 use super::splice::Recipes;
 use lb_common::cookie::{ClientOptions, NO_SCALE};
-use lb_common::layout::{FlowKey, Hop, Verdict};
+use lb_common::layout::{Flow, FlowKey, Hop, State, Verdict};
 use lb_common::mqtt::Protocol;
 use lb_common::options::Timestamps;
 use lb_common::wire::{Emit, SynOptions, emit, flag};
@@ -152,6 +152,17 @@ pub(super) const fn distance(len: usize) -> u32 {
     len as u32
 }
 
+/// The client-side entry, if it says `Sniff` with this ISN.
+pub(super) fn sniffing_entry(
+    datapath: &mut impl Datapath,
+    key: &FlowKey,
+    isn: u32,
+) -> Option<Flow> {
+    datapath
+        .get(key)
+        .filter(|flow| flow.state == State::Sniff as u8 && flow.next_seq == isn)
+}
+
 impl Connection {
     /// Sequence number of the client's byte at `offset`.
     pub const fn seq_of(&self, offset: usize) -> u32 {
@@ -211,15 +222,27 @@ impl Connection {
         );
     }
 
-    /// Gives up a connection that no backend data has reached yet: RST to the client, entry removed.
-    pub fn reset_client<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
-        let mut seq = self.cookie.wrapping_add(1);
-        if let Phase::Refuse(refusal) = &self.phase {
-            seq = seq.wrapping_add(refusal.seq_len());
+    /// Whether the client's entry is still this connection's. It isn't once the client began anew with
+    /// the same port: the XDP program replaces the entry before we hear of it.
+    pub fn owns_entry<D: Datapath, S: Steering>(&self, cx: &mut Context<'_, D, S>) -> bool {
+        sniffing_entry(cx.datapath, &self.key, self.isn).is_some()
+    }
+
+    /// Forgets the connection, here and in the flow map.
+    pub fn forget<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        if self.owns_entry(cx) {
+            cx.datapath.remove(&self.key);
         }
-        cx.reset(&self.client.hop, self.key.reversed(), seq);
-        cx.datapath.remove(&self.key);
         self.phase = Phase::Done;
+    }
+
+    /// Gives up a connection that no backend data has reached yet: RST to the client.
+    pub fn reset_client<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        if self.owns_entry(cx) {
+            let seq = self.cookie.wrapping_add(1);
+            cx.reset(&self.client.hop, self.key.reversed(), seq);
+        }
+        self.forget(cx);
     }
 
     /// Gives up in any phase before the splice: also what was begun towards a backend.

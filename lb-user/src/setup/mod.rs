@@ -40,7 +40,7 @@ mod timers;
 pub use interface::{Choice, Datapath, Failure, InsertError, Request, Steering};
 pub use settings::{ListenerSettings, Settings, Source};
 
-use connection::{Client, Connection, Context, Phase};
+use connection::{Client, Connection, Context, Phase, sniffing_entry};
 use lb_common::cookie::ClientOptions;
 use lb_common::layout::{Flow, FlowKey, Punt, PuntKind, State, Verdict};
 use lb_common::wire::{ETH_LEN, Packet, flag};
@@ -245,7 +245,7 @@ impl Setups {
                     _ => connection.on_client(cx, packet, punt.ifindex),
                 });
             }
-            if !sniffs(world.datapath, &packet.key, punt.isn) {
+            if sniffing_entry(world.datapath, &packet.key, punt.isn).is_none() {
                 return;
             }
             // The client began anew on the same tuple; its entry is the new connection's already.
@@ -255,10 +255,10 @@ impl Setups {
                 }
                 connection.phase = Phase::Done;
             });
-        } else if !sniffs(world.datapath, &packet.key, punt.isn) {
-            return;
         }
-        self.begin(punt, packet, world);
+        if let Some(entry) = sniffing_entry(world.datapath, &packet.key, punt.isn) {
+            self.begin(punt, packet, &entry, world);
+        }
     }
 
     /// The first packet of a connection that is new here.
@@ -266,13 +266,21 @@ impl Setups {
         &mut self,
         punt: &Punt,
         packet: &Packet<'_>,
+        entry: &Flow,
         world: &mut World<'_, D, S>,
     ) {
+        // The XDP program has checked the cookie of the segment that made the entry, and noted its
+        // acknowledgement; what comes here may be another segment.
+        let cookie = entry.last_ack.wrapping_sub(1);
+        let offset = packet.tcp.seq().wrapping_sub(punt.isn).wrapping_sub(1) as usize;
+        if offset > self.settings.sniff_bytes || packet.tcp.has(flag::SYN) {
+            return;
+        }
         if packet.tcp.has(flag::RST) {
             world.datapath.count(Verdict::ClosedEarly, world.bytes);
             return world.datapath.remove(&packet.key);
         }
-        if !packet.tcp.has(flag::ACK) || packet.tcp.has(flag::SYN) {
+        if !packet.tcp.has(flag::ACK) || packet.tcp.ack() != entry.last_ack {
             return;
         }
         let listener = self.listeners.get(&punt.listener).copied();
@@ -287,9 +295,8 @@ impl Setups {
             world.datapath.count(verdict, world.bytes);
             world.datapath.remove(&packet.key);
             let mut cx = world.context(&self.settings, &mut self.rng);
-            return cx.reset(&hop, packet.key.reversed(), packet.tcp.ack());
+            return cx.reset(&hop, packet.key.reversed(), entry.last_ack);
         };
-        let cookie = packet.tcp.ack().wrapping_sub(1);
         let timestamps = packet.timestamps();
         let id = self.next;
         self.next += 1;
@@ -429,11 +436,4 @@ impl<D, S> World<'_, D, S> {
             bytes: self.bytes,
         }
     }
-}
-
-/// Whether the flow map has this client in `Sniff` with this ISN.
-fn sniffs(datapath: &mut impl Datapath, key: &FlowKey, isn: u32) -> bool {
-    datapath
-        .get(key)
-        .is_some_and(|flow: Flow| flow.state == State::Sniff as u8 && flow.next_seq == isn)
 }

@@ -77,6 +77,10 @@ impl Connection {
         let Phase::Connect(attempt) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return;
         };
+        if !self.owns_entry(cx) {
+            self.phase = Phase::Connect(attempt);
+            return self.abandon(cx);
+        }
         let offered = offered(packet.options);
         if self.differs(&offered) {
             let slot = attempt.choice.slot;
@@ -99,8 +103,13 @@ impl Connection {
             if let Err(error) = cx.datapath.replace(key, flow) {
                 tracing::warn!(%error, "a connection was ready but could not be spliced: both sides reset");
                 cx.count(Verdict::FlowsFull);
-                self.phase = Phase::Connect(attempt);
-                return self.abandon(cx);
+                cx.reset(
+                    &self.client.hop,
+                    self.key.reversed(),
+                    self.cookie.wrapping_add(1),
+                );
+                cx.datapath.remove(&self.key);
+                return attempt.withdraw(cx);
             }
         }
         self.deliver(cx, &recipes, &common);

@@ -9,7 +9,7 @@ use super::interface::{Datapath, Failure, Steering};
 use super::open::ToBackend;
 use super::settings::{MS, SECOND};
 use super::splice::{Recipes, hop};
-use lb_common::layout::{State, Verdict, flags};
+use lb_common::layout::{Flow, State, Verdict, flags};
 
 const FIRST_RETRANSMIT: u64 = 200 * MS;
 const LONGEST_RETRANSMIT: u64 = 2 * SECOND;
@@ -87,12 +87,10 @@ impl Connection {
             return;
         };
         let recipes = &prefix.recipes;
-        // Gone, reset, or the tuple belongs to another connection by now: nothing left to do.
-        let alive = |flow: &lb_common::layout::Flow| {
-            flow.state == State::Open as u8 && flow.flags & flags::RST == 0
-        };
-        let from_backend = cx.datapath.get(&recipes.backend_key).filter(alive);
-        let from_client = cx.datapath.get(&recipes.client_key).filter(alive);
+        // Gone, or the tuple belongs to another connection by now: nothing left to do.
+        let open = |flow: &Flow| flow.state == State::Open as u8;
+        let from_backend = cx.datapath.get(&recipes.backend_key).filter(open);
+        let from_client = cx.datapath.get(&recipes.client_key).filter(open);
         let (Some(from_backend), Some(from_client)) = (from_backend, from_client) else {
             return;
         };
@@ -107,7 +105,12 @@ impl Connection {
             }
             return;
         }
+        // Whoever got the RST may still say that it was none (RFC 5961): then it goes on.
+        let reset = from_backend.flags & flags::RST != 0;
         if cx.now >= prefix.give_up {
+            if reset {
+                return;
+            }
             let (to_backend, to_client) = (hop(&from_client), hop(&from_backend));
             cx.reset(
                 &to_backend,
@@ -130,7 +133,9 @@ impl Connection {
         prefix.common.ack = from_client
             .last_ack
             .wrapping_add(recipes.to_backend.ack_add);
-        prefix.retransmit(cx, from_backend.last_ack);
+        if !reset {
+            prefix.retransmit(cx, from_backend.last_ack);
+        }
         prefix.interval = (prefix.interval * 2).min(LONGEST_RETRANSMIT);
         prefix.next = (cx.now + prefix.interval).min(prefix.give_up);
         self.deadline = prefix.next;

@@ -56,9 +56,7 @@ impl Connection {
         };
         if refusal.acknowledged || refusal.sent == TRIES {
             // What the client may still send is answered with RST by the XDP program.
-            cx.datapath.remove(&self.key);
-            self.phase = Phase::Done;
-            return;
+            return self.forget(cx);
         }
         refusal.sent += 1;
         self.deadline = cx.now + refusal.interval;

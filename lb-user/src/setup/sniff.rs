@@ -90,8 +90,7 @@ impl Connection {
         if !matches!(self.phase, Phase::Refuse(_)) {
             cx.count(Verdict::ClosedEarly);
         }
-        cx.datapath.remove(&self.key);
-        self.phase = Phase::Done;
+        self.forget(cx);
     }
 
     /// Reads what has come.

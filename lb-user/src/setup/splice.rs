@@ -127,7 +127,7 @@ fn note_end(datapath: &mut impl Datapath, key: &FlowKey, bits: u8) {
         return;
     };
     if bits & flag::RST != 0 {
-        own.flags |= flags::RST;
+        own.flags |= flags::RST | flags::RST_SELF;
         other.flags |= flags::RST;
     } else {
         if own.flags & (flags::FIN_SELF | flags::FIN_PEER) == 0 {

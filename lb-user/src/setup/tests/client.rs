@@ -46,9 +46,9 @@ pub struct Client {
     pub their_window: u32,
     pub ts_recent: u32,
     pub old_timestamps: usize,
-    segments: usize,
-    silent_since: u64,
-    first_tsval: u32,
+    pub segments: usize,
+    pub silent_since: u64,
+    pub first_tsval: u32,
 }
 
 impl Client {

@@ -2,7 +2,13 @@
 
 mod backend;
 mod client;
+mod failures;
+mod late;
+mod numbers;
+mod prefix;
+mod property;
 mod shapes;
+mod sniffing;
 mod world;
 
 use backend::Backend;
@@ -24,6 +30,14 @@ pub(super) fn connect(identifier: &str, keep_alive: u16, password: &[u8]) -> Vec
         body.extend(field(b"user"));
         body.extend(field(password));
     }
+    packet(0x10, &body)
+}
+
+/// An MQTT 5 CONNECT with a property.
+pub(super) fn connect_v5(identifier: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x05\x02\x00\x3c\x05\x11\x00\x00\x00\x0a".to_vec();
+    body.extend(u16::try_from(identifier.len()).unwrap().to_be_bytes());
+    body.extend(identifier.as_bytes());
     packet(0x10, &body)
 }
 

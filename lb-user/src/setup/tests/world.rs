@@ -356,10 +356,15 @@ impl World {
 
     /// Runs until `done`, for at most 60 s.
     pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let until = self.now + 60 * SECOND;
+        self.run_until_within(what, 60 * SECOND, done);
+    }
+
+    pub fn run_until_within(&mut self, what: &str, span: u64, done: impl Fn(&Self) -> bool) {
+        let until = self.now + span;
         while !done(self) {
+            let going = self.step(until);
             assert!(
-                self.step(until),
+                going,
                 "{what} didn't happen: {:?} {:?}",
                 self.datapath.counts,
                 self.setups.stats()
@@ -421,6 +426,7 @@ impl World {
                     state: State::Sniff as u8,
                     flags: flags::FROM_CLIENT,
                     next_seq: isn,
+                    last_ack: p.tcp.ack(),
                     listener: 3,
                     ..Flow::ZERO
                 };
@@ -480,7 +486,7 @@ impl World {
         }
         flow.next_seq = p.tcp.seq().wrapping_add(p.seq_len());
         if p.tcp.has(flag::RST) {
-            flow.flags |= flags::RST;
+            flow.flags |= flags::RST | flags::RST_SELF;
         }
         if p.tcp.has(flag::FIN) {
             flow.flags |= flags::FIN_SELF;
