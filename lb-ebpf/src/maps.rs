@@ -34,6 +34,10 @@ pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Verdict::COUNT, 0);
 
+/// The same for what the agent decides; only the agent writes to it.
+#[map]
+pub static AGENT_COUNTERS: Array<Counter> = Array::pinned(Verdict::COUNT, 0);
+
 /// Token bucket of the RSTs.
 #[map]
 pub static BUCKETS: PerCpuArray<Bucket> = PerCpuArray::pinned(1, 0);

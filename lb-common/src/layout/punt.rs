@@ -39,3 +39,25 @@ pub struct Punt {
     pub _pad: [u8; 2],
 }
 const _: () = assert!(size_of::<Punt>() == 24);
+
+impl Punt {
+    /// Length of the head in a record.
+    pub const LEN: usize = size_of::<Self>();
+
+    /// Splits a record into head and frame; `None` if it is too short for what it says.
+    #[must_use]
+    pub fn read(record: &[u8]) -> Option<(Self, &[u8])> {
+        let (h, rest) = record.split_first_chunk::<{ Self::LEN }>()?;
+        let head = Self {
+            time: u64::from_ne_bytes([h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]]),
+            ifindex: u32::from_ne_bytes([h[8], h[9], h[10], h[11]]),
+            captured: u16::from_ne_bytes([h[12], h[13]]),
+            length: u16::from_ne_bytes([h[14], h[15]]),
+            isn: u32::from_ne_bytes([h[16], h[17], h[18], h[19]]),
+            kind: h[20],
+            listener: h[21],
+            _pad: [0; 2],
+        };
+        Some((head, rest.get(..usize::from(head.captured))?))
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::Failure;
-use crate::config::{self, Config};
+use crate::{agent, config};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -24,10 +24,6 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    Ok(runtime.block_on(start(config, options.kernel_log))?)
+    Ok(runtime.block_on(agent::run(config, options.kernel_log))?)
 }
 
-/// Runs the agent until it is told to stop.
-async fn start(_config: Config, _kernel_log: bool) -> anyhow::Result<()> {
-    anyhow::bail!("the data path is not wired to this command yet; nothing was attached")
-}

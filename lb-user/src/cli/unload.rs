@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Failure;
 use crate::config;
+use crate::dataplane::{Lock, Unloaded, unload};
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
@@ -20,24 +21,31 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: Options) -> Result<(), Failure> {
-    let pin_dir = match (&options.config, &options.name) {
-        (Some(file), _) => config::load_agent(file)?.1.pin_dir,
+    let (pin_dir, state_dir) = match (&options.config, &options.name) {
+        (Some(file), _) => {
+            let agent = config::load_agent(file)?.1;
+            (agent.pin_dir, agent.state_dir)
+        }
         (None, name) => {
             let name = name.as_deref().unwrap_or("default");
-            config::default_pin_dir(name).ok_or_else(|| {
-                Failure::Usage(anyhow!(
-                    "no agent can be named {name:?}; mqlb status shows the name"
-                ))
-            })?
+            let unnameable = || Failure::Usage(anyhow!("no agent can be named {name:?}; mqlb status shows the name"));
+            let pin_dir = config::default_pin_dir(name).ok_or_else(unnameable)?;
+            (pin_dir, config::default_state_dir(name).ok_or_else(unnameable)?)
         }
     };
-    Ok(remove(&pin_dir)?)
+    Ok(remove(&pin_dir, &state_dir)?)
 }
 
-/// Removes links and maps that are pinned under `pin_dir`.
-fn remove(pin_dir: &Path) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "removal is not wired to this command yet; {} is as it was",
-        pin_dir.display()
-    )
+/// Removes the data path, unless an agent works on it.
+fn remove(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<()> {
+    if !pin_dir.exists() {
+        println!("nothing to remove: there is no {}", pin_dir.display());
+        return Ok(());
+    }
+    let _lock = Lock::take(state_dir)?;
+    match unload(pin_dir)? {
+        Unloaded::Removed => println!("the data path in {} is removed; its sessions are over", pin_dir.display()),
+        Unloaded::Nothing => println!("nothing to remove: there is no {}", pin_dir.display()),
+    }
+    Ok(())
 }

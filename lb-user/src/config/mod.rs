@@ -131,3 +131,8 @@ fn read(
 pub fn default_pin_dir(name: &str) -> Option<PathBuf> {
     value::is_name(name).then(|| Path::new(sections::PIN_PARENT).join(name))
 }
+
+/// The `state_dir` of an agent whose file doesn't set it; `None` if no agent can have that name.
+pub fn default_state_dir(name: &str) -> Option<PathBuf> {
+    value::is_name(name).then(|| Path::new(sections::STATE_PARENT).join(name))
+}

@@ -12,6 +12,8 @@ use super::value;
 
 /// Where agents pin things, each in a directory of its own name.
 pub(super) const PIN_PARENT: &str = "/sys/fs/bpf/mqlb";
+/// Directory that agents keep their state below.
+pub(super) const STATE_PARENT: &str = "/var/lib/mqlb";
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -61,7 +63,7 @@ pub(super) fn agent(problems: &Problems, root: &Section) -> Agent {
     };
     let (pin_dir, state_dir) = (
         directory("pin_dir", PIN_PARENT),
-        directory("state_dir", "/var/lib/mqlb"),
+        directory("state_dir", STATE_PARENT),
     );
     Agent {
         name,

@@ -86,6 +86,7 @@ mod tests {
             vlan,
             up: true,
             ethernet: true,
+            xdp_native: false,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use rtnetlink::Handle;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanProtocol,
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    VlanProtocol, XdpAttached,
 };
 
 use super::{NetError, Result, netlink};
@@ -24,6 +24,8 @@ pub struct Link {
     pub up: bool,
     /// Frames on it have an Ethernet header with real addresses (not `lo`, tunnels …).
     pub ethernet: bool,
+    /// An XDP program runs in its driver (native mode).
+    pub xdp_native: bool,
 }
 
 /// The tag that a VLAN device puts on frames.
@@ -75,6 +77,7 @@ impl From<LinkMessage> for Link {
             vlan: None,
             up: message.header.flags.contains(LinkFlags::Up),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+            xdp_native: false,
         };
         let mut parent = None;
         let mut parent_elsewhere = false;
@@ -89,6 +92,11 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Link(index) => parent = Some(index),
                 LinkAttribute::LinkNetNsId(_) => parent_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => tag = vlan_tag(&infos),
+                LinkAttribute::Xdp(xdp) => {
+                    link.xdp_native = xdp
+                        .iter()
+                        .any(|x| matches!(x, LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware)));
+                }
                 _ => {}
             }
         }
@@ -181,6 +189,7 @@ mod tests {
             }),
             up: true,
             ethernet: true,
+            xdp_native: false,
         };
         assert_eq!(vlan_device(&[]), expected);
     }

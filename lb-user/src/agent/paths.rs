@@ -1,0 +1,83 @@
+//! Finds out how each backend is reached and what TCP it speaks, and finds out again when links,
+//! routes or neighbours change. A task of its own; the agent gets what changed by a channel.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rtnetlink::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::net::{self, Hop, PeerTcp, Watch, hop_to};
+
+/// How long a neighbour may take to answer, and a backend to accept.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between attempts to find what couldn't be found.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What was found about a backend's address.
+#[derive(Debug)]
+pub struct News {
+    pub address: SocketAddr,
+    /// The way to it, or why there is none.
+    pub hop: Result<Hop, net::NetError>,
+    /// What it negotiates, if it was asked and answered.
+    pub tcp: Option<PeerTcp>,
+}
+
+/// Looks at one address; asks its TCP only with `ask`.
+async fn look(handle: Handle, address: SocketAddr, ask: bool) -> News {
+    let hop = hop_to(&handle, address.ip(), PATIENCE).await;
+    let mut tcp = None;
+    if ask && hop.is_ok() {
+        match net::probe(address, None, PATIENCE).await {
+            Ok(found) => tcp = Some(found),
+            Err(error) => tracing::warn!("backend {address} does not answer yet: {error}"),
+        }
+    }
+    News { address, hop, tcp }
+}
+
+/// Looks at all addresses side by side.
+pub async fn look_at_all(handle: &Handle, addresses: &[SocketAddr]) -> Vec<News> {
+    let mut looks = JoinSet::new();
+    for address in addresses {
+        looks.spawn(look(handle.clone(), *address, true));
+    }
+    looks.join_all().await
+}
+
+/// Goes on looking for ever. `found` is what [`look_at_all`] gave: what is missing in it is asked again.
+pub async fn follow(handle: Handle, mut watch: Watch, found: &[News], news: mpsc::Sender<News>) {
+    // Whether the address has a hop, and whether its TCP is known.
+    let mut state: HashMap<SocketAddr, (bool, bool)> = found.iter().map(|n| (n.address, (n.hop.is_ok(), n.tcp.is_some()))).collect();
+    loop {
+        let incomplete = state.values().any(|(hop, tcp)| !hop || !tcp);
+        let changed = tokio::select! {
+            change = watch.changed() => match change {
+                Ok(_) => true,
+                Err(error) => {
+                    tracing::error!("{error}; changes of links and routes go unnoticed from now on");
+                    return;
+                }
+            },
+            () = tokio::time::sleep(RETRY), if incomplete => false,
+        };
+        let mut looks = JoinSet::new();
+        for (address, (hop, tcp)) in &state {
+            if changed || !hop || !tcp {
+                looks.spawn(look(handle.clone(), *address, !tcp));
+            }
+        }
+        while let Some(done) = looks.join_next().await {
+            let Ok(n) = done else { continue };
+            if let Some(s) = state.get_mut(&n.address) {
+                *s = (n.hop.is_ok(), s.1 || n.tcp.is_some());
+            }
+            if news.send(n).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What the data path is told of the configuration: VIPs, backends' addresses, our own addresses,
+//! secrets.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context as _;
+use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
+
+use super::nodes::{Node, mapped};
+use super::steering::promise;
+use crate::config::{self, Config};
+use crate::dataplane::Maps;
+use crate::setup::{ListenerSettings, Source};
+
+/// Window that SYN-ACKs announce: room for a CONNECT until a backend's own window takes over.
+const WINDOW: u16 = 16_384;
+
+/// One address that clients connect to. Its place in the list is its index in the data path.
+#[derive(Clone, Debug)]
+pub struct Vip {
+    /// Index into the configuration's listeners.
+    pub listener: usize,
+    pub address: SocketAddr,
+    /// What its SYN-ACKs say.
+    pub endpoint: Endpoint,
+}
+
+/// All VIPs of the configuration; a listener's index in the data path is one byte.
+pub fn vips(config: &Config) -> anyhow::Result<Vec<Vip>> {
+    let mut vips = Vec::new();
+    for (listener, l) in config.listeners.iter().enumerate() {
+        for address in &l.bind {
+            vips.push(Vip { listener, address: *address, endpoint: Endpoint::default() });
+        }
+    }
+    anyhow::ensure!(vips.len() <= 256, "there are {} addresses in `bind`; at most 256 fit", vips.len());
+    Ok(vips)
+}
+
+impl Vip {
+    /// Fits the promises to what the pool's backends can keep; `true` if they changed.
+    pub fn fit(&mut self, index: usize, config: &Config, nodes: &[Node]) -> bool {
+        let pool = config.listeners[self.listener].pool.0;
+        let endpoint = Endpoint {
+            kind: EndpointKind::Vip as u8,
+            listener: u8::try_from(index).unwrap_or(u8::MAX),
+            window: WINDOW,
+            ..promise(nodes, pool, self.address.is_ipv4())
+        };
+        std::mem::replace(&mut self.endpoint, endpoint) != endpoint
+    }
+
+    /// What set-up must know.
+    #[must_use]
+    pub fn settings(&self, config: &Config) -> ListenerSettings {
+        let listener = &config.listeners[self.listener];
+        ListenerSettings {
+            window_scale: self.endpoint.window_scale,
+            window: self.endpoint.window,
+            mss: self.endpoint.mss,
+            sack: self.endpoint.answers & Endpoint::SACK != 0,
+            source: match listener.source {
+                config::Source::Snat => Source::Snat,
+                config::Source::Client => Source::Client,
+            },
+            proxy_protocol: listener.proxy_protocol,
+        }
+    }
+}
+
+fn key(address: IpAddr, port: u16) -> EndpointKey {
+    EndpointKey { address: mapped(address), port: port.to_be_bytes(), _pad: [0; 2] }
+}
+
+/// Makes the endpoints map say what the configuration says, and nothing else.
+pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()> {
+    let mut wanted = HashMap::new();
+    let of = |kind: EndpointKind| Endpoint { kind: kind as u8, ..Endpoint::default() };
+    for path in nodes.iter().flat_map(|n| &n.paths) {
+        wanted.insert(key(path.address.ip(), path.address.port()), of(EndpointKind::Backend));
+        for source in path.snat.iter() {
+            wanted.insert(EndpointKey { address: *source, port: [0; 2], _pad: [0; 2] }, of(EndpointKind::Address));
+        }
+    }
+    for vip in vips {
+        wanted.insert(key(vip.address.ip(), 0), of(EndpointKind::Address));
+        wanted.insert(key(vip.address.ip(), vip.address.port()), vip.endpoint);
+    }
+    let there: Vec<EndpointKey> = maps.endpoints.keys().collect::<Result<_, _>>()?;
+    for (key, endpoint) in &wanted {
+        maps.endpoints.insert(key, endpoint, 0).context("the endpoints map is full: fewer VIPs and backends")?;
+    }
+    for key in there {
+        if !wanted.contains_key(&key) {
+            maps.endpoints.remove(&key)?;
+        }
+    }
+    Ok(())
+}
+
+fn random() -> anyhow::Result<u64> {
+    getrandom::u64().map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))
+}
+
+/// Secrets of an earlier agent go on, or its cookies and bindings would be void; new ones otherwise.
+pub fn secrets(maps: &mut Maps, config: &Config, adopted: bool) -> anyhow::Result<Settings> {
+    let mut settings = maps.settings.get(&0, 0)?;
+    if !adopted || settings.client_key == [0; 2] {
+        settings.cookie_keys = [[random()?, random()?], [random()?, random()?]];
+        settings.client_key = [random()?, random()?];
+        settings.timestamp_offset = u32::try_from(random()? >> 32)?;
+    }
+    settings.snat_first = *config.snat.ports.start();
+    settings.snat_last = *config.snat.ports.end();
+    settings.reset_rate = config.limits.rst_rate;
+    maps.settings.set(0, settings, 0)?;
+    Ok(settings)
+}
+
+/// A new cookie key; cookies of the one before are good until the next rotation.
+pub fn rotate(maps: &mut Maps, settings: &mut Settings) -> anyhow::Result<()> {
+    let next = settings.cookie_epoch.wrapping_add(1);
+    settings.cookie_keys[(next & 1) as usize] = [random()?, random()?];
+    settings.cookie_epoch = next;
+    maps.settings.set(0, *settings, 0)?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Loads and attaches the programs. What is pinned already is adopted: maps are taken as they are,
+//! and a link's program is replaced in one step, so no packet is lost.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+
+use super::{Maps, version_dir};
+use crate::config::{Config, Mode};
+
+/// A program on an interface.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    pub interface: String,
+    pub ifindex: u32,
+}
+
+/// The data path, up.
+pub struct Loaded {
+    /// Holds the program's file descriptors; dropping it ends nothing, everything is pinned.
+    pub ebpf: Ebpf,
+    /// Where everything is pinned.
+    pub dir: PathBuf,
+    pub attached: Vec<Attached>,
+    /// Maps of an earlier agent were found and taken over.
+    pub adopted: bool,
+}
+
+/// Loads the programs and attaches them to the interfaces of the configuration.
+pub fn load(config: &Config) -> anyhow::Result<Loaded> {
+    let pin_dir = &config.agent.pin_dir;
+    refuse_other_versions(pin_dir)?;
+    let dir = version_dir(pin_dir);
+    let links = dir.join("links");
+    let adopted = dir.join("FLOWS").exists();
+    std::fs::create_dir_all(&links).with_context(|| {
+        format!("cannot create {}: is a BPF file system mounted there (`mount -t bpf bpf /sys/fs/bpf`), and are you root?", links.display())
+    })?;
+    let flows = config.xdp.max_flows.saturating_mul(2);
+    let mut ebpf = EbpfLoader::new()
+        .default_map_pin_directory(&dir)
+        .map_max_entries("FLOWS", flows)
+        .map_max_entries("BINDINGS", config.bindings.capacity)
+        .load(crate::PROGRAMS)
+        .context("the kernel does not take the maps; `[xdp] max_flows` and `[bindings] capacity` decide how much memory they need")?;
+    if adopted {
+        for (map, wanted, key) in [("FLOWS", flows, "[xdp] max_flows"), ("BINDINGS", config.bindings.capacity, "[bindings] capacity")] {
+            let is = Maps::capacity(&dir, map)?;
+            if is != wanted {
+                tracing::warn!("the map {map} keeps its {is} entries, {key} asks for {wanted}: it takes effect after `mqlb unload`, which ends all sessions");
+            }
+        }
+    }
+    let program: &mut Xdp = ebpf.program_mut("mqlb").context("the embedded object has no program mqlb")?.try_into()?;
+    program.load().context("the kernel refuses the XDP program; Linux 6.1 or newer is needed")?;
+    let attached = config
+        .xdp
+        .interfaces
+        .iter()
+        .map(|name| attach(program, name, config.xdp.mode, &links.join(name)))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Loaded { ebpf, dir, attached, adopted })
+}
+
+/// Another layout's maps can't be taken over.
+fn refuse_other_versions(pin_dir: &Path) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(pin_dir) else { return Ok(()) };
+    let ours = version_dir(pin_dir);
+    for entry in entries.flatten() {
+        if entry.path() != ours {
+            bail!(
+                "{} was left by an mqlb with another map layout, and its sessions can't be taken over; `mqlb unload` removes it, which ends them all",
+                entry.path().display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn attach(program: &mut Xdp, name: &str, mode: Mode, pin: &Path) -> anyhow::Result<Attached> {
+    let c_name = std::ffi::CString::new(name)?;
+    // SAFETY: the pointer is to a C string that lives through the call.
+    let ifindex = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
+    if ifindex == 0 {
+        bail!("there is no interface {name} (`[xdp] interfaces`); `ip link` shows what there is");
+    }
+    if pin.exists() {
+        match adopt(program, pin) {
+            Ok(()) => return Ok(Attached { interface: name.to_owned(), ifindex }),
+            // The interface went and came back: the link is dead.
+            Err(error) => {
+                tracing::warn!("{name} is attached anew, its old link can't be used: {error:#}");
+                std::fs::remove_file(pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+            }
+        }
+    }
+    let id = match mode {
+        Mode::Native => program.attach_to_if_index(ifindex, XdpMode::Driver),
+        Mode::Generic => program.attach_to_if_index(ifindex, XdpMode::Skb),
+        Mode::Auto => program.attach_to_if_index(ifindex, XdpMode::Driver).or_else(|error| {
+            tracing::warn!("the driver of {name} does not run XDP ({error}): generic mode is used there, which is slower");
+            program.attach_to_if_index(ifindex, XdpMode::Skb)
+        }),
+    }
+    .with_context(|| format!("cannot attach the program to {name}; is another XDP program there (`ip link show {name}`)?"))?;
+    let link: FdLink = program
+        .take_link(id)?
+        .try_into()
+        .with_context(|| format!("{name}: the kernel has no BPF links for XDP, so nothing would outlive the agent; Linux 6.1 or newer is needed"))?;
+    link.pin(pin).with_context(|| format!("cannot pin the link {}", pin.display()))?;
+    Ok(Attached { interface: name.to_owned(), ifindex })
+}
+
+/// Puts the new program into a pinned link.
+fn adopt(program: &mut Xdp, pin: &Path) -> anyhow::Result<()> {
+    let link: FdLink = PinnedLink::from_pin(pin)?.into();
+    let id = program.attach_to_link(XdpLink::try_from(link)?)?;
+    // The pin keeps the link; our own file descriptor may go.
+    drop(program.take_link(id)?);
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! The kernel's side as the agent sees it: programs loaded and attached, maps opened, everything
+//! pinned under one directory, so that it outlives the agent.
+//!
+//! - [`lock`]: one agent at a time
+//! - [`load`]: programs and maps, new or adopted; [`unload`]: all gone
+//! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces
+//! - [`clock`]: the kernel's monotonic clock, which the program stamps by
+
+mod batch;
+pub mod clock;
+mod load;
+mod lock;
+mod maps;
+mod unload;
+
+pub use batch::Batches;
+pub use load::{Attached, Loaded, load};
+pub use lock::{Lock, LockError};
+pub use maps::Maps;
+pub use unload::{Unloaded, unload};
+
+use std::path::{Path, PathBuf};
+
+use lb_common::layout::VERSION;
+
+/// The directory of this layout version below an instance's pin directory.
+#[must_use]
+pub fn version_dir(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("v{VERSION}"))
+}
