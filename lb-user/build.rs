@@ -5,7 +5,11 @@ fn main() -> anyhow::Result<()> {
     // The variable lets the pinned stable compiler use `-Zbuild-std=core`; it is set only for this
     // script's children, so that no other crate believes that it is built by a nightly.
     unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
-    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() { &["log"] } else { &[] };
+    let features: &[&str] = if std::env::var_os("CARGO_FEATURE_KERNEL_LOG").is_some() {
+        &["log"]
+    } else {
+        &[]
+    };
     aya_build::build_ebpf(
         [aya_build::Package {
             name: "lb-ebpf",

@@ -209,12 +209,11 @@ fn follow_hops(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) {
         flow.ifindex = backend.hop.ifindex;
         flow.dst_mac = backend.hop.dst_mac;
         flow.src_mac = backend.hop.src_mac;
-        flow.vlan = backend.hop.vlan;
-        flow.flags = if backend.hop.tagged != 0 {
-            flow.flags | flags::TAGGED
-        } else {
-            flow.flags & !flags::TAGGED
-        };
+        // Without a tag of its own, the hop takes the client's (see setup's `begin`).
+        if backend.hop.tagged != 0 {
+            flow.vlan = backend.hop.vlan;
+            flow.flags |= flags::TAGGED;
+        }
         flow.hop_generation = backend.generation;
     }
     let Some((ifindex, src, _)) = origin(ctx) else {

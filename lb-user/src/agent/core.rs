@@ -65,13 +65,19 @@ impl Core {
         let secrets = vips::secrets(&mut kernel.maps, &config, loaded.adopted)?;
         let vips = vips::vips(&config)?;
         let nodes = nodes::number(&config, &kernel.maps)?;
-        let pools = vips.iter().map(|v| config.listeners[v.listener].pool.0).collect();
+        let pools = vips
+            .iter()
+            .map(|v| config.listeners[v.listener].pool.0)
+            .collect();
         let bindings = Maps::open(&loaded.dir)?.bindings;
         let settings = Settings {
             client_key: secrets.client_key,
             timestamp_offset: secrets.timestamp_offset,
             ports: (*config.snat.ports.start(), *config.snat.ports.end()),
-            mqtt: lb_common::mqtt::Limits { client_id: config.limits.client_id, ..lb_common::mqtt::Limits::DEFAULT },
+            mqtt: lb_common::mqtt::Limits {
+                client_id: config.limits.client_id,
+                ..lb_common::mqtt::Limits::DEFAULT
+            },
             sniff_timeout: nanos(config.timeouts.sniff),
             connect_timeout: nanos(config.timeouts.connect),
             idle_grace: nanos(config.timeouts.grace),
@@ -80,7 +86,8 @@ impl Core {
             total_bytes: SETUP_BYTES,
             connections: SETUPS,
         };
-        let seed = getrandom::u64().map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))?;
+        let seed = getrandom::u64()
+            .map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))?;
         let steerer = Steerer::new(&config, nodes, pools, bindings);
         Ok(Self {
             setups: Setups::new(settings, seed),
@@ -108,14 +115,26 @@ impl Core {
                     Ok(hop) => {
                         if path.set_hop(hop, &self.config.snat.addresses) {
                             let entry = path.entry(NodeState::Up as u8);
-                            self.kernel.maps.backends.set(u32::from(path.slot), entry, 0)?;
-                            tracing::info!("backend {} {} is reached by interface {}", node.name, path.address, hop.ifindex);
+                            self.kernel
+                                .maps
+                                .backends
+                                .set(u32::from(path.slot), entry, 0)?;
+                            tracing::info!(
+                                "backend {} {} is reached by interface {}",
+                                node.name,
+                                path.address,
+                                hop.ifindex
+                            );
                         }
                     }
                     // Live flows keep the hop that they have; new ones don't go there.
                     Err(error) => {
                         if path.hop.take().is_some() || path.generation == 0 {
-                            tracing::warn!("backend {} {} can't be reached: {error}", node.name, path.address);
+                            tracing::warn!(
+                                "backend {} {} can't be reached: {error}",
+                                node.name,
+                                path.address
+                            );
                         }
                     }
                 }
@@ -132,7 +151,8 @@ impl Core {
     pub fn publish(&mut self) -> anyhow::Result<()> {
         for (i, vip) in self.vips.iter_mut().enumerate() {
             if vip.fit(i, &self.config, &self.steerer.nodes) {
-                self.setups.set_listener(vip.endpoint.listener, Some(vip.settings(&self.config)));
+                self.setups
+                    .set_listener(vip.endpoint.listener, Some(vip.settings(&self.config)));
             }
         }
         vips::write(&mut self.kernel.maps, &self.vips, &self.steerer.nodes)?;
@@ -154,15 +174,26 @@ impl Core {
     }
 
     /// Runs until something fails that can't be gone on without.
-    pub async fn run(&mut self, punts: RingBuf<MapData>, mut news: mpsc::Receiver<News>, sweeper: Sweeper) -> anyhow::Result<()> {
+    pub async fn run(
+        &mut self,
+        punts: RingBuf<MapData>,
+        mut news: mpsc::Receiver<News>,
+        sweeper: Sweeper,
+    ) -> anyhow::Result<()> {
         let mut punts = reactor(punts)?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut rotation = tokio::time::interval_at(tokio::time::Instant::now() + ROTATION, ROTATION);
+        let mut rotation =
+            tokio::time::interval_at(tokio::time::Instant::now() + ROTATION, ROTATION);
         let (swept_in, mut swept) = mpsc::channel(1);
-        let _sweeping = std::thread::Builder::new().name("sweep".to_owned()).spawn(move || sweep_on(sweeper, &swept_in))?;
+        let _sweeping = std::thread::Builder::new()
+            .name("sweep".to_owned())
+            .spawn(move || sweep_on(sweeper, &swept_in))?;
         loop {
-            let wait = self.setups.next_deadline().map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
+            let wait = self
+                .setups
+                .next_deadline()
+                .map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
             tokio::select! {
                 ready = punts.readable_mut() => {
                     let mut ready = ready.context("the ring buffer can't be waited for")?;
@@ -193,9 +224,17 @@ impl Core {
     /// Handles a burst of punted packets; `true` when the ring is empty.
     fn drain(&mut self, ring: &mut RingBuf<MapData>) -> bool {
         for _ in 0..BURST {
-            let Some(record) = ring.next() else { return true };
+            let Some(record) = ring.next() else {
+                return true;
+            };
             if let Some((punt, frame)) = Punt::read(&record) {
-                self.setups.on_punt(clock::now_ns(), &punt, frame, &mut self.kernel, &mut self.steerer);
+                self.setups.on_punt(
+                    clock::now_ns(),
+                    &punt,
+                    frame,
+                    &mut self.kernel,
+                    &mut self.steerer,
+                );
             }
         }
         false
@@ -207,10 +246,21 @@ impl Core {
             return Ok(());
         }
         for (index, offered) in std::mem::take(&mut self.steerer.learnt) {
-            let Some(vip) = self.vips.get(usize::from(index)) else { continue };
-            let (pool, v4) = (self.config.listeners[vip.listener].pool.0, vip.address.is_ipv4());
+            let Some(vip) = self.vips.get(usize::from(index)) else {
+                continue;
+            };
+            let (pool, v4) = (
+                self.config.listeners[vip.listener].pool.0,
+                vip.address.is_ipv4(),
+            );
             // The backend isn't told apart here: what one can't keep, the pool doesn't promise.
-            for path in self.steerer.nodes.iter_mut().filter(|n| n.pool == pool).flat_map(|n| &mut n.paths) {
+            for path in self
+                .steerer
+                .nodes
+                .iter_mut()
+                .filter(|n| n.pool == pool)
+                .flat_map(|n| &mut n.paths)
+            {
                 if path.address.is_ipv4() == v4
                     && let Some(tcp) = &mut path.tcp
                 {
@@ -227,7 +277,10 @@ impl Core {
             self.kernel.count(Verdict::IdleExpired, 0);
         }
         self.expired = found.expired;
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).found = found;
+        self.shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .found = found;
     }
 }
 
@@ -258,13 +311,17 @@ pub fn follow_kernel_log(ebpf: &mut aya::Ebpf) {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(logger) => {
             tokio::spawn(async move {
-                let Ok(mut logger) = reactor(logger) else { return };
+                let Ok(mut logger) = reactor(logger) else {
+                    return;
+                };
                 while let Ok(mut guard) = logger.readable_mut().await {
                     guard.get_inner_mut().flush();
                     guard.clear_ready();
                 }
             });
         }
-        Err(error) => tracing::warn!("this mqlb's programs log nothing ({error}); build it with `--features kernel-log`"),
+        Err(error) => tracing::warn!(
+            "this mqlb's programs log nothing ({error}); build it with `--features kernel-log`"
+        ),
     }
 }

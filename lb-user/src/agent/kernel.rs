@@ -25,7 +25,12 @@ impl Kernel {
         let counters = (0..Verdict::COUNT)
             .map(|i| maps.agent_counters.get(&i, 0))
             .collect::<Result<_, _>>()?;
-        Ok(Self { maps, socket, counters, dirty: false })
+        Ok(Self {
+            maps,
+            socket,
+            counters,
+            dirty: false,
+        })
     }
 
     /// Writes the counters to their map, where they outlive the agent.
@@ -54,11 +59,17 @@ fn insert_error(error: MapError) -> InsertError {
 
 impl Datapath for Kernel {
     fn insert_new(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
-        self.maps.flows.insert(key, flow, BPF_NOEXIST).map_err(insert_error)
+        self.maps
+            .flows
+            .insert(key, flow, BPF_NOEXIST)
+            .map_err(insert_error)
     }
 
     fn replace(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
-        self.maps.flows.insert(key, flow, BPF_ANY).map_err(insert_error)
+        self.maps
+            .flows
+            .insert(key, flow, BPF_ANY)
+            .map_err(insert_error)
     }
 
     fn remove(&mut self, key: &FlowKey) {
@@ -76,7 +87,11 @@ impl Datapath for Kernel {
     fn send(&mut self, hop: &Hop, frame: &[u8]) {
         if let Err(error) = self.socket.send(hop.ifindex, frame) {
             // Whoever waits for the frame will ask again; what the agent owns it sends again.
-            tracing::debug!("a frame of {} bytes can't be sent on interface {}: {error}", frame.len(), hop.ifindex);
+            tracing::debug!(
+                "a frame of {} bytes can't be sent on interface {}: {error}",
+                frame.len(),
+                hop.ifindex
+            );
             self.count(Verdict::InjectFailed, frame.len() as u64);
         }
     }

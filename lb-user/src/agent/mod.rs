@@ -22,11 +22,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use self::core::Core;
 use crate::admin::Server;
 use crate::config::Config;
 use crate::dataplane::{self, Lock, Maps};
 use crate::net::{self, PacketSocket, Watch, ports};
-use self::core::Core;
 use kernel::Kernel;
 use sweep::Sweeper;
 use view::View;
@@ -44,9 +44,19 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     let watch = Watch::start(Duration::from_millis(50))?;
     let socket = PacketSocket::open()?;
     if ports::reserve(config.snat.ports.clone())? {
-        tracing::info!("ports {}-{} are reserved for connections to backends (net.ipv4.ip_local_reserved_ports)", config.snat.ports.start(), config.snat.ports.end());
+        tracing::info!(
+            "ports {}-{} are reserved for connections to backends (net.ipv4.ip_local_reserved_ports)",
+            config.snat.ports.start(),
+            config.snat.ports.end()
+        );
     }
-    let addresses: Vec<_> = config.pools.iter().flat_map(|p| &p.backends).flat_map(|b| &b.addresses).map(|a| a.socket).collect();
+    let addresses: Vec<_> = config
+        .pools
+        .iter()
+        .flat_map(|p| &p.backends)
+        .flat_map(|b| &b.addresses)
+        .map(|a| a.socket)
+        .collect();
     let found = paths::look_at_all(&handle, &addresses).await;
 
     let mut loaded = dataplane::load(&config)?;
@@ -66,10 +76,19 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     let mut interfaces = Vec::new();
     for attached in &loaded.attached {
         let link = net::by_index(&handle, attached.ifindex).await?;
-        tracing::info!("{}: XDP in {} mode", attached.interface, if link.xdp_native { "native" } else { "generic" });
+        tracing::info!(
+            "{}: XDP in {} mode",
+            attached.interface,
+            if link.xdp_native { "native" } else { "generic" }
+        );
         interfaces.push((attached.clone(), link.xdp_native));
     }
-    let view = Arc::new(View::new(config.clone(), &loaded.dir, interfaces, core.shared())?);
+    let view = Arc::new(View::new(
+        config.clone(),
+        &loaded.dir,
+        interfaces,
+        core.shared(),
+    )?);
     let admin = server.address();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(view.clone(), async {
@@ -77,11 +96,23 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     }));
 
     let (news_in, news) = mpsc::channel(64);
-    let following = tokio::spawn(async move { paths::follow(handle, watch, &found, news_in).await });
-    tracing::info!("{} {}; the admin interface is at http://{admin}", if loaded.adopted { "adopted the data path in" } else { "data path pinned in" }, loaded.dir.display());
+    let following =
+        tokio::spawn(async move { paths::follow(handle, watch, &found, news_in).await });
+    tracing::info!(
+        "{} {}; the admin interface is at http://{admin}",
+        if loaded.adopted {
+            "adopted the data path in"
+        } else {
+            "data path pinned in"
+        },
+        loaded.dir.display()
+    );
     ready()?;
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let result = tokio::select! {
         result = core.run(punts, news, sweeper) => result,
         _ = terminate.recv() => Ok(()),
@@ -91,13 +122,17 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     let _ = stop.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     core.flush();
-    tracing::info!("stopped; sessions go on, the data path stays in {} (`mqlb unload` removes it)", loaded.dir.display());
+    tracing::info!(
+        "stopped; sessions go on, the data path stays in {} (`mqlb unload` removes it)",
+        loaded.dir.display()
+    );
     result
 }
 
 /// Says READY, in the log and to systemd.
 fn ready() -> anyhow::Result<()> {
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).context("cannot tell systemd that we are ready")?;
+    sd_notify::notify(&[sd_notify::NotifyState::Ready])
+        .context("cannot tell systemd that we are ready")?;
     tracing::info!("READY");
     Ok(())
 }

@@ -63,7 +63,9 @@ pub fn socket_address(address: [u8; 16], port: [u8; 2]) -> SocketAddr {
 /// Gives every backend of the configuration a number. A backend that an earlier agent knew by one of
 /// its addresses keeps the one that live flows and bindings name.
 pub fn number(config: &Config, maps: &Maps) -> anyhow::Result<Vec<Node>> {
-    let known: Vec<Backend> = (0..u32::from(SLOTS)).map(|i| maps.backends.get(&i, 0)).collect::<Result<_, _>>()?;
+    let known: Vec<Backend> = (0..u32::from(SLOTS))
+        .map(|i| maps.backends.get(&i, 0))
+        .collect::<Result<_, _>>()?;
     let mut taken = vec![false; usize::from(SLOTS / 2)];
     let of = |address: &SocketAddr, taken: &[bool]| {
         let (ip, port) = (mapped(address.ip()), address.port().to_be_bytes());
@@ -118,8 +120,16 @@ impl Path {
         };
         let headers = if self.address.is_ipv4() { 40 } else { 60 };
         self.mss = u16::try_from(found.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-        let ours: Vec<_> = snat.iter().filter(|a| a.is_ipv4() == self.address.is_ipv4()).copied().collect();
-        let sources = if ours.is_empty() { vec![found.source] } else { ours };
+        let ours: Vec<_> = snat
+            .iter()
+            .filter(|a| a.is_ipv4() == self.address.is_ipv4())
+            .copied()
+            .collect();
+        let sources = if ours.is_empty() {
+            vec![found.source]
+        } else {
+            ours
+        };
         self.snat = sources.into_iter().map(mapped).collect();
         if self.hop == Some(hop) {
             return false;

@@ -51,7 +51,10 @@ pub async fn look_at_all(handle: &Handle, addresses: &[SocketAddr]) -> Vec<News>
 /// Goes on looking for ever. `found` is what [`look_at_all`] gave: what is missing in it is asked again.
 pub async fn follow(handle: Handle, mut watch: Watch, found: &[News], news: mpsc::Sender<News>) {
     // Whether the address has a hop, and whether its TCP is known.
-    let mut state: HashMap<SocketAddr, (bool, bool)> = found.iter().map(|n| (n.address, (n.hop.is_ok(), n.tcp.is_some()))).collect();
+    let mut state: HashMap<SocketAddr, (bool, bool)> = found
+        .iter()
+        .map(|n| (n.address, (n.hop.is_ok(), n.tcp.is_some())))
+        .collect();
     loop {
         let incomplete = state.values().any(|(hop, tcp)| !hop || !tcp);
         let changed = tokio::select! {

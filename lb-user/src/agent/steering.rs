@@ -58,16 +58,34 @@ pub struct Steerer {
 
 impl Steerer {
     /// `pools` maps the data path's listener indices to pools.
-    pub fn new(config: &Config, nodes: Vec<Node>, pools: Vec<usize>, bindings: HashMap<MapData, u64, Binding>) -> Self {
-        let count = nodes.iter().map(|n| usize::from(n.number) + 1).max().unwrap_or(0);
+    pub fn new(
+        config: &Config,
+        nodes: Vec<Node>,
+        pools: Vec<usize>,
+        bindings: HashMap<MapData, u64, Binding>,
+    ) -> Self {
+        let count = nodes
+            .iter()
+            .map(|n| usize::from(n.number) + 1)
+            .max()
+            .unwrap_or(0);
         let mut selector = Selector::default();
         for pool in 0..config.pools.len() {
-            let members = nodes.iter().filter(|n| n.pool == pool).map(|n| n.number).collect();
+            let members = nodes
+                .iter()
+                .filter(|n| n.pool == pool)
+                .map(|n| n.number)
+                .collect();
             selector.add_pool(members, Box::new(RoundRobin::default()));
         }
         let mut steerer = Self {
             selector,
-            bindings: Table { map: bindings, linger: ticks::span(u64::try_from(config.bindings.linger.as_nanos()).unwrap_or(u64::MAX)) },
+            bindings: Table {
+                map: bindings,
+                linger: ticks::span(
+                    u64::try_from(config.bindings.linger.as_nanos()).unwrap_or(u64::MAX),
+                ),
+            },
             nodes,
             avoid: vec![0; count],
             tally: vec![Tally::default(); count],
@@ -83,8 +101,18 @@ impl Steerer {
     /// Tells the selector what a node can do now.
     pub fn refresh(&mut self, index: usize) {
         let n = &self.nodes[index];
-        let reachable = |v4| n.paths.iter().any(|p| p.address.is_ipv4() == v4 && p.hop.is_some());
-        let node = select::Node { weight: n.weight, state: NodeState::Up, v4: reachable(true), v6: reachable(false), flows: 0 };
+        let reachable = |v4| {
+            n.paths
+                .iter()
+                .any(|p| p.address.is_ipv4() == v4 && p.hop.is_some())
+        };
+        let node = select::Node {
+            weight: n.weight,
+            state: NodeState::Up,
+            v4: reachable(true),
+            v6: reachable(false),
+            flows: 0,
+        };
         self.selector.set_node(n.number, node);
     }
 }
@@ -94,8 +122,16 @@ impl Steering for Steerer {
         let pool = *self.pools.get(usize::from(request.listener))?;
         let now = clock::now_ns();
         let mut tried = request.tried.to_vec();
-        tried.extend((0..).zip(&self.avoid).filter(|(_, until)| **until > now).map(|(number, _)| slot(number, request.v4)));
-        let mut choose = |tried: &[u16]| self.selector.choose(pool, request.v4, request.client, tried, &mut self.bindings);
+        tried.extend(
+            (0..)
+                .zip(&self.avoid)
+                .filter(|(_, until)| **until > now)
+                .map(|(number, _)| slot(number, request.v4)),
+        );
+        let mut choose = |tried: &[u16]| {
+            self.selector
+                .choose(pool, request.v4, request.client, tried, &mut self.bindings)
+        };
         // A backend that failed a moment ago is better than none.
         let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
         let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
@@ -119,7 +155,12 @@ impl Steering for Steerer {
         if let Some(avoid) = self.avoid.get_mut(number) {
             *avoid = 0;
         }
-        Selector::opened(client, chosen, ticks::from_ns(clock::now_ns()), &mut self.bindings);
+        Selector::opened(
+            client,
+            chosen,
+            ticks::from_ns(clock::now_ns()),
+            &mut self.bindings,
+        );
     }
 
     fn failed(&mut self, chosen: u16, reason: Failure) {
@@ -132,8 +173,14 @@ impl Steering for Steerer {
             && let Some(avoid) = self.avoid.get_mut(number)
         {
             if *avoid == 0 {
-                let name = self.nodes.iter().find(|n| usize::from(n.number) == number).map_or("?", |n| n.name.as_str());
-                tracing::warn!("backend {name} failed ({reason:?}); its clients go to the next one");
+                let name = self
+                    .nodes
+                    .iter()
+                    .find(|n| usize::from(n.number) == number)
+                    .map_or("?", |n| n.name.as_str());
+                tracing::warn!(
+                    "backend {name} failed ({reason:?}); its clients go to the next one"
+                );
             }
             *avoid = clock::now_ns() + AVOID;
         }
@@ -150,7 +197,12 @@ impl Steering for Steerer {
 pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
     /// What stock Linux speaks; for backends that couldn't be asked yet.
     const DEFAULT_SCALE: u8 = 7;
-    let paths: Vec<_> = nodes.iter().filter(|n| n.pool == pool).flat_map(|n| &n.paths).filter(|p| p.address.is_ipv4() == v4).collect();
+    let paths: Vec<_> = nodes
+        .iter()
+        .filter(|n| n.pool == pool)
+        .flat_map(|n| &n.paths)
+        .filter(|p| p.address.is_ipv4() == v4)
+        .collect();
     let asked: Vec<_> = paths.iter().filter_map(|p| p.tcp.as_ref()).collect();
     let mut answers = Endpoint::WINDOW_SCALE;
     if asked.iter().all(|t| t.timestamps) {
@@ -162,8 +214,22 @@ pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
     if !asked.is_empty() && asked.iter().any(|t| t.window_scale.is_none()) {
         answers &= !Endpoint::WINDOW_SCALE;
     }
-    let scale = asked.iter().filter_map(|t| t.window_scale).max().unwrap_or(DEFAULT_SCALE);
+    let scale = asked
+        .iter()
+        .filter_map(|t| t.window_scale)
+        .max()
+        .unwrap_or(DEFAULT_SCALE);
     let default_mss = if v4 { 1460 } else { 1440 };
-    let mss = paths.iter().filter(|p| p.hop.is_some()).map(|p| p.mss).min().unwrap_or(default_mss);
-    Endpoint { window_scale: scale, answers, mss, ..Endpoint::default() }
+    let mss = paths
+        .iter()
+        .filter(|p| p.hop.is_some())
+        .map(|p| p.mss)
+        .min()
+        .unwrap_or(default_mss);
+    Endpoint {
+        window_scale: scale,
+        answers,
+        mss,
+        ..Endpoint::default()
+    }
 }

@@ -101,8 +101,12 @@ impl Sweeper {
         }
         self.kernel.maps.each_flow(|key, flow| {
             let age = ticks::since(now, flow.last_seen);
-            let orphan = flow.state == State::Open as u8 && !paired.contains(&self.hasher.hash_one(key));
-            if flow.flags & flags::FROM_CLIENT == 0 && age > self.last_words && (orphan || self.suspicious(flow, age)) {
+            let orphan =
+                flow.state == State::Open as u8 && !paired.contains(&self.hasher.hash_one(key));
+            if flow.flags & flags::FROM_CLIENT == 0
+                && age > self.last_words
+                && (orphan || self.suspicious(flow, age))
+            {
                 suspects.push((*key, *flow));
             }
         })?;
@@ -110,7 +114,11 @@ impl Sweeper {
             self.backend_entry(now, &key, &flow);
         }
         for (client, backend) in refresh {
-            let binding = Binding { backend: slot(node_of(backend), true), last_seen: now, ..Binding::default() };
+            let binding = Binding {
+                backend: slot(node_of(backend), true),
+                last_seen: now,
+                ..Binding::default()
+            };
             self.kernel.maps.bindings.insert(client, binding, 0)?;
         }
         found.expired = self.expired;
@@ -130,7 +138,13 @@ impl Sweeper {
 
     fn client_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
         // It may have moved on since the batch was read.
-        let Some(flow) = self.kernel.get(key).filter(|f| f.state == seen.state && f.last_seen == seen.last_seen) else { return };
+        let Some(flow) = self
+            .kernel
+            .get(key)
+            .filter(|f| f.state == seen.state && f.last_seen == seen.last_seen)
+        else {
+            return;
+        };
         if flow.state != State::Open as u8 {
             self.kernel.remove(key);
             return;
@@ -151,7 +165,13 @@ impl Sweeper {
     }
 
     fn backend_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
-        let Some(flow) = self.kernel.get(key).filter(|f| f.state == seen.state && f.last_seen == seen.last_seen) else { return };
+        let Some(flow) = self
+            .kernel
+            .get(key)
+            .filter(|f| f.state == seen.state && f.last_seen == seen.last_seen)
+        else {
+            return;
+        };
         if flow.state != State::Open as u8 {
             self.kernel.remove(key);
             return;
@@ -160,7 +180,11 @@ impl Sweeper {
         if self.kernel.get(&flow.pair()).is_some() {
             return;
         }
-        let limit = if flow.flags & (flags::FIN_FIRST | flags::RST) == flags::FIN_FIRST { self.closed } else { self.last_words };
+        let limit = if flow.flags & (flags::FIN_FIRST | flags::RST) == flags::FIN_FIRST {
+            self.closed
+        } else {
+            self.last_words
+        };
         if ticks::since(now, flow.last_seen) > limit {
             self.kernel.remove(key);
         }
@@ -170,7 +194,10 @@ impl Sweeper {
     /// each has acknowledged last, which is the one that it accepts (RFC 5961, section 3.2).
     fn expire(&mut self, key: &FlowKey, client: &Flow, backend: Option<&Flow>) {
         self.expired += 1;
-        tracing::debug!("connection of client hash {:016x} was silent too long", client.client);
+        tracing::debug!(
+            "connection of client hash {:016x} was silent too long",
+            client.client
+        );
         if let Some(backend) = backend {
             // To the client: as the VIP, by the way that the backend's packets go.
             self.reset(key.reversed(), client.last_ack, backend);
@@ -188,7 +215,16 @@ impl Sweeper {
             tagged: u16::from(way.flags & flags::TAGGED != 0),
         };
         let mut frame = [0; 128];
-        let rst = Emit { key, seq, ack: 0, flags: flag::RST, window: 0, syn: SynOptions::default(), timestamps: None, payload: &[] };
+        let rst = Emit {
+            key,
+            seq,
+            ack: 0,
+            flags: flag::RST,
+            window: 0,
+            syn: SynOptions::default(),
+            timestamps: None,
+            payload: &[],
+        };
         if let Some(n) = emit(&rst, &hop, &mut frame) {
             self.kernel.send(&hop, &frame[..n]);
         }

@@ -11,8 +11,8 @@ use super::core::Shared;
 use super::nodes::{Node, socket_address};
 use crate::admin::Source;
 use crate::admin::model::{
-    BackendState, BackendStatus, BindingUsage, Counter, FlowFilter, FlowRow, FlowUsage, InterfaceStatus, ListenerStatus,
-    Located, PoolStatus, Setups, Status, Steered, XdpMode,
+    BackendState, BackendStatus, BindingUsage, Counter, FlowFilter, FlowRow, FlowUsage,
+    InterfaceStatus, ListenerStatus, Located, PoolStatus, Setups, Status, Steered, XdpMode,
 };
 use crate::config::Config;
 use crate::dataplane::{Attached, Maps, clock};
@@ -31,17 +31,30 @@ pub struct View {
 }
 
 fn mode(native: bool) -> XdpMode {
-    if native { XdpMode::Native } else { XdpMode::Generic }
+    if native {
+        XdpMode::Native
+    } else {
+        XdpMode::Generic
+    }
 }
 
 impl View {
     /// Opens handles of its own to the maps in `dir`.
-    pub fn new(config: Arc<Config>, dir: &Path, interfaces: Vec<(Attached, bool)>, shared: Arc<Mutex<Shared>>) -> anyhow::Result<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        dir: &Path,
+        interfaces: Vec<(Attached, bool)>,
+        shared: Arc<Mutex<Shared>>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             maps: Maps::open(dir)?,
             interfaces: interfaces
                 .into_iter()
-                .map(|(a, native)| InterfaceStatus { name: a.interface, mode: mode(native), ifindex: a.ifindex })
+                .map(|(a, native)| InterfaceStatus {
+                    name: a.interface,
+                    mode: mode(native),
+                    ifindex: a.ifindex,
+                })
                 .collect(),
             flow_capacity: u64::from(Maps::capacity(dir, "FLOWS")? / 2),
             binding_capacity: u64::from(Maps::capacity(dir, "BINDINGS")?),
@@ -60,11 +73,25 @@ impl View {
             name: n.name.clone(),
             address: n.paths.iter().map(|p| p.address.to_string()).collect(),
             // Without a way to it a backend takes nobody.
-            state: if n.paths.iter().any(|p| p.hop.is_some()) { BackendState::Up } else { BackendState::Down },
+            state: if n.paths.iter().any(|p| p.hop.is_some()) {
+                BackendState::Up
+            } else {
+                BackendState::Down
+            },
             weight: u32::from(n.weight),
-            flows: by_slot.iter().filter(|(slot, _)| node_of(**slot) == n.number).map(|(_, flows)| flows).sum(),
-            assigned_total: shared.tally.get(usize::from(n.number)).map_or(0, |t| t.assigned),
-            failures_total: shared.tally.get(usize::from(n.number)).map_or(0, |t| t.failures),
+            flows: by_slot
+                .iter()
+                .filter(|(slot, _)| node_of(**slot) == n.number)
+                .map(|(_, flows)| flows)
+                .sum(),
+            assigned_total: shared
+                .tally
+                .get(usize::from(n.number))
+                .map_or(0, |t| t.assigned),
+            failures_total: shared
+                .tally
+                .get(usize::from(n.number))
+                .map_or(0, |t| t.failures),
         };
         self.config
             .pools
@@ -73,7 +100,12 @@ impl View {
             .map(|(i, pool)| PoolStatus {
                 name: pool.name.clone(),
                 policy: pool.policy.as_str().to_owned(),
-                backends: shared.nodes.iter().filter(|n| n.pool == i).map(backend).collect(),
+                backends: shared
+                    .nodes
+                    .iter()
+                    .filter(|n| n.pool == i)
+                    .map(backend)
+                    .collect(),
             })
             .collect()
     }
@@ -90,7 +122,10 @@ impl Source for View {
         let mut entries = 0u64;
         let read = self.maps.each_flow(|_, flow| {
             entries += 1;
-            if flow.state == State::Open as u8 && flow.flags & flags::FROM_CLIENT != 0 && !flow.closed() {
+            if flow.state == State::Open as u8
+                && flow.flags & flags::FROM_CLIENT != 0
+                && !flow.closed()
+            {
                 *by_slot.entry(flow.backend).or_default() += 1;
             }
         });
@@ -102,7 +137,12 @@ impl Source for View {
             Vec::new()
         });
         let packets = |v: Verdict| counters.get(v as usize).map_or(0, |c| c.packets);
-        let named = |v: &Verdict| (v.name().to_owned(), counters.get(*v as usize).copied().unwrap_or_default());
+        let named = |v: &Verdict| {
+            (
+                v.name().to_owned(),
+                counters.get(*v as usize).copied().unwrap_or_default(),
+            )
+        };
         let listeners = self.config.listeners.iter().map(|l| ListenerStatus {
             name: l.name.clone(),
             bind: l.bind.iter().map(ToString::to_string).collect(),
@@ -120,30 +160,61 @@ impl Source for View {
             interfaces: self.interfaces.clone(),
             listeners: listeners.collect(),
             pools: self.pools(shared, &by_slot),
-            steered: Steered { kernel: packets(Verdict::SteeredKernel), agent: packets(Verdict::SteeredAgent) },
-            flows: FlowUsage { current: entries.div_ceil(2), capacity: self.flow_capacity },
-            bindings: BindingUsage { current_estimate: None, capacity: self.binding_capacity },
-            setups: Setups { sniffing: shared.setups.sniffing as u64, connecting: shared.setups.connecting as u64 },
+            steered: Steered {
+                kernel: packets(Verdict::SteeredKernel),
+                agent: packets(Verdict::SteeredAgent),
+            },
+            flows: FlowUsage {
+                current: entries.div_ceil(2),
+                capacity: self.flow_capacity,
+            },
+            bindings: BindingUsage {
+                current_estimate: None,
+                capacity: self.binding_capacity,
+            },
+            setups: Setups {
+                sniffing: shared.setups.sniffing as u64,
+                connecting: shared.setups.connecting as u64,
+            },
             counters: Verdict::ALL
                 .iter()
                 .map(|v| {
                     let (name, c) = named(v);
-                    (name, Counter { packets: c.packets, bytes: c.bytes })
+                    (
+                        name,
+                        Counter {
+                            packets: c.packets,
+                            bytes: c.bytes,
+                        },
+                    )
                 })
                 .collect(),
             rejects: Verdict::ALL
                 .iter()
                 .filter(|v| v.name().starts_with("reject_"))
-                .map(|v| (v.name().trim_start_matches("reject_").to_owned(), packets(*v)))
+                .map(|v| {
+                    (
+                        v.name().trim_start_matches("reject_").to_owned(),
+                        packets(*v),
+                    )
+                })
                 .collect(),
         })
     }
 
     fn locate(&self, client_id: &[u8]) -> Located {
-        let settings = self.shared(|s| setup::Settings { client_key: s.secrets.client_key, ..setup::Settings::default() });
+        let settings = self.shared(|s| setup::Settings {
+            client_key: s.secrets.client_key,
+            ..setup::Settings::default()
+        });
         let hash = settings.client_hash(client_id);
-        let mut located =
-            Located { client_id_hash: format!("{hash:016x}"), backend: None, pool: None, last_seen_seconds: None, connected: false };
+        let mut located = Located {
+            client_id_hash: format!("{hash:016x}"),
+            backend: None,
+            pool: None,
+            last_seen_seconds: None,
+            connected: false,
+        };
         if hash == 0 {
             return located;
         }
@@ -154,7 +225,11 @@ impl Source for View {
             slot = Some(binding.backend);
         }
         let read = self.maps.each_flow(|_, flow| {
-            if flow.client == hash && flow.flags & flags::FROM_CLIENT != 0 && flow.state == State::Open as u8 && !flow.closed() {
+            if flow.client == hash
+                && flow.flags & flags::FROM_CLIENT != 0
+                && flow.state == State::Open as u8
+                && !flow.closed()
+            {
                 located.connected = true;
                 slot = Some(flow.backend);
             }
@@ -163,7 +238,9 @@ impl Source for View {
             tracing::warn!("the flow map could not be read: {error}");
         }
         self.shared(|shared| {
-            if let Some(node) = slot.and_then(|slot| shared.nodes.iter().find(|n| n.number == node_of(slot))) {
+            if let Some(node) =
+                slot.and_then(|slot| shared.nodes.iter().find(|n| n.number == node_of(slot)))
+            {
                 located.backend = Some(node.name.clone());
                 located.pool = self.config.pools.get(node.pool).map(|p| p.name.clone());
             }
@@ -175,11 +252,21 @@ impl Source for View {
         let nodes = self.shared(|shared| shared.nodes.clone());
         let mut chosen: Vec<(FlowKey, Flow, String)> = Vec::new();
         self.maps.each_flow(|key, flow| {
-            if chosen.len() >= filter.limit || flow.flags & flags::FROM_CLIENT == 0 || flow.state != State::Open as u8 {
+            if chosen.len() >= filter.limit
+                || flow.flags & flags::FROM_CLIENT == 0
+                || flow.state != State::Open as u8
+            {
                 return;
             }
-            let name = nodes.iter().find(|n| n.number == node_of(flow.backend)).map_or("?", |n| n.name.as_str());
-            if filter.backend.as_deref().is_none_or(|wanted| wanted == name) {
+            let name = nodes
+                .iter()
+                .find(|n| n.number == node_of(flow.backend))
+                .map_or("?", |n| n.name.as_str());
+            if filter
+                .backend
+                .as_deref()
+                .is_none_or(|wanted| wanted == name)
+            {
                 chosen.push((*key, *flow, name.to_owned()));
             }
         })?;

@@ -31,10 +31,18 @@ pub fn vips(config: &Config) -> anyhow::Result<Vec<Vip>> {
     let mut vips = Vec::new();
     for (listener, l) in config.listeners.iter().enumerate() {
         for address in &l.bind {
-            vips.push(Vip { listener, address: *address, endpoint: Endpoint::default() });
+            vips.push(Vip {
+                listener,
+                address: *address,
+                endpoint: Endpoint::default(),
+            });
         }
     }
-    anyhow::ensure!(vips.len() <= 256, "there are {} addresses in `bind`; at most 256 fit", vips.len());
+    anyhow::ensure!(
+        vips.len() <= 256,
+        "there are {} addresses in `bind`; at most 256 fit",
+        vips.len()
+    );
     Ok(vips)
 }
 
@@ -70,17 +78,34 @@ impl Vip {
 }
 
 fn key(address: IpAddr, port: u16) -> EndpointKey {
-    EndpointKey { address: mapped(address), port: port.to_be_bytes(), _pad: [0; 2] }
+    EndpointKey {
+        address: mapped(address),
+        port: port.to_be_bytes(),
+        _pad: [0; 2],
+    }
 }
 
 /// Makes the endpoints map say what the configuration says, and nothing else.
 pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()> {
     let mut wanted = HashMap::new();
-    let of = |kind: EndpointKind| Endpoint { kind: kind as u8, ..Endpoint::default() };
+    let of = |kind: EndpointKind| Endpoint {
+        kind: kind as u8,
+        ..Endpoint::default()
+    };
     for path in nodes.iter().flat_map(|n| &n.paths) {
-        wanted.insert(key(path.address.ip(), path.address.port()), of(EndpointKind::Backend));
+        wanted.insert(
+            key(path.address.ip(), path.address.port()),
+            of(EndpointKind::Backend),
+        );
         for source in path.snat.iter() {
-            wanted.insert(EndpointKey { address: *source, port: [0; 2], _pad: [0; 2] }, of(EndpointKind::Address));
+            wanted.insert(
+                EndpointKey {
+                    address: *source,
+                    port: [0; 2],
+                    _pad: [0; 2],
+                },
+                of(EndpointKind::Address),
+            );
         }
     }
     for vip in vips {
@@ -89,7 +114,9 @@ pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()
     }
     let there: Vec<EndpointKey> = maps.endpoints.keys().collect::<Result<_, _>>()?;
     for (key, endpoint) in &wanted {
-        maps.endpoints.insert(key, endpoint, 0).context("the endpoints map is full: fewer VIPs and backends")?;
+        maps.endpoints
+            .insert(key, endpoint, 0)
+            .context("the endpoints map is full: fewer VIPs and backends")?;
     }
     for key in there {
         if !wanted.contains_key(&key) {

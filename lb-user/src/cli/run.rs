@@ -26,4 +26,3 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
         .context("cannot start the asynchronous runtime")?;
     Ok(runtime.block_on(agent::run(config, options.kernel_log))?)
 }
-

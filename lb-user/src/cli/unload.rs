@@ -28,9 +28,16 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
         }
         (None, name) => {
             let name = name.as_deref().unwrap_or("default");
-            let unnameable = || Failure::Usage(anyhow!("no agent can be named {name:?}; mqlb status shows the name"));
+            let unnameable = || {
+                Failure::Usage(anyhow!(
+                    "no agent can be named {name:?}; mqlb status shows the name"
+                ))
+            };
             let pin_dir = config::default_pin_dir(name).ok_or_else(unnameable)?;
-            (pin_dir, config::default_state_dir(name).ok_or_else(unnameable)?)
+            (
+                pin_dir,
+                config::default_state_dir(name).ok_or_else(unnameable)?,
+            )
         }
     };
     Ok(remove(&pin_dir, &state_dir)?)
@@ -44,7 +51,10 @@ fn remove(pin_dir: &Path, state_dir: &Path) -> anyhow::Result<()> {
     }
     let _lock = Lock::take(state_dir)?;
     match unload(pin_dir)? {
-        Unloaded::Removed => println!("the data path in {} is removed; its sessions are over", pin_dir.display()),
+        Unloaded::Removed => println!(
+            "the data path in {} is removed; its sessions are over",
+            pin_dir.display()
+        ),
         Unloaded::Nothing => println!("nothing to remove: there is no {}", pin_dir.display()),
     }
     Ok(())

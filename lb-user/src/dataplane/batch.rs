@@ -60,7 +60,11 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         self.values.clear();
         let mut next = 0u32;
         let mut attr = Attr {
-            in_batch: if self.started { &raw const self.cursor as u64 } else { 0 },
+            in_batch: if self.started {
+                &raw const self.cursor as u64
+            } else {
+                0
+            },
             out_batch: &raw mut next as u64,
             keys: self.keys.as_mut_ptr() as u64,
             values: self.values.as_mut_ptr() as u64,
@@ -71,7 +75,14 @@ impl<'a, K: Pod, V: Pod> Batches<'a, K, V> {
         };
         // SAFETY: `attr` is what the command expects; keys and values have room for `count` entries of
         // the map's own types; the cursors are the u32 that a hash map's batches use.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<Attr>()) };
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<Attr>(),
+            )
+        };
         if result < 0 {
             let error = io::Error::last_os_error();
             // ENOENT: that was the last batch, and it may hold entries.

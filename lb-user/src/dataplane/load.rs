@@ -48,27 +48,44 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         .load(crate::PROGRAMS)
         .context("the kernel does not take the maps; `[xdp] max_flows` and `[bindings] capacity` decide how much memory they need")?;
     if adopted {
-        for (map, wanted, key) in [("FLOWS", flows, "[xdp] max_flows"), ("BINDINGS", config.bindings.capacity, "[bindings] capacity")] {
+        for (map, wanted, key) in [
+            ("FLOWS", flows, "[xdp] max_flows"),
+            ("BINDINGS", config.bindings.capacity, "[bindings] capacity"),
+        ] {
             let is = Maps::capacity(&dir, map)?;
             if is != wanted {
-                tracing::warn!("the map {map} keeps its {is} entries, {key} asks for {wanted}: it takes effect after `mqlb unload`, which ends all sessions");
+                tracing::warn!(
+                    "the map {map} keeps its {is} entries, {key} asks for {wanted}: it takes effect after `mqlb unload`, which ends all sessions"
+                );
             }
         }
     }
-    let program: &mut Xdp = ebpf.program_mut("mqlb").context("the embedded object has no program mqlb")?.try_into()?;
-    program.load().context("the kernel refuses the XDP program; Linux 6.1 or newer is needed")?;
+    let program: &mut Xdp = ebpf
+        .program_mut("mqlb")
+        .context("the embedded object has no program mqlb")?
+        .try_into()?;
+    program
+        .load()
+        .context("the kernel refuses the XDP program; Linux 6.1 or newer is needed")?;
     let attached = config
         .xdp
         .interfaces
         .iter()
         .map(|name| attach(program, name, config.xdp.mode, &links.join(name)))
         .collect::<anyhow::Result<_>>()?;
-    Ok(Loaded { ebpf, dir, attached, adopted })
+    Ok(Loaded {
+        ebpf,
+        dir,
+        attached,
+        adopted,
+    })
 }
 
 /// Another layout's maps can't be taken over.
 fn refuse_other_versions(pin_dir: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = std::fs::read_dir(pin_dir) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(pin_dir) else {
+        return Ok(());
+    };
     let ours = version_dir(pin_dir);
     for entry in entries.flatten() {
         if entry.path() != ours {
@@ -90,11 +107,17 @@ fn attach(program: &mut Xdp, name: &str, mode: Mode, pin: &Path) -> anyhow::Resu
     }
     if pin.exists() {
         match adopt(program, pin) {
-            Ok(()) => return Ok(Attached { interface: name.to_owned(), ifindex }),
+            Ok(()) => {
+                return Ok(Attached {
+                    interface: name.to_owned(),
+                    ifindex,
+                });
+            }
             // The interface went and came back: the link is dead.
             Err(error) => {
                 tracing::warn!("{name} is attached anew, its old link can't be used: {error:#}");
-                std::fs::remove_file(pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+                std::fs::remove_file(pin)
+                    .with_context(|| format!("cannot remove {}", pin.display()))?;
             }
         }
     }
@@ -111,8 +134,12 @@ fn attach(program: &mut Xdp, name: &str, mode: Mode, pin: &Path) -> anyhow::Resu
         .take_link(id)?
         .try_into()
         .with_context(|| format!("{name}: the kernel has no BPF links for XDP, so nothing would outlive the agent; Linux 6.1 or newer is needed"))?;
-    link.pin(pin).with_context(|| format!("cannot pin the link {}", pin.display()))?;
-    Ok(Attached { interface: name.to_owned(), ifindex })
+    link.pin(pin)
+        .with_context(|| format!("cannot pin the link {}", pin.display()))?;
+    Ok(Attached {
+        interface: name.to_owned(),
+        ifindex,
+    })
 }
 
 /// Puts the new program into a pinned link.

@@ -69,7 +69,10 @@ mod tests {
         let state = dir.path().join("a/b");
         let first = Lock::take(&state).unwrap();
         let error = Lock::take(&state).unwrap_err();
-        assert!(matches!(&error, LockError::Held { pid, .. } if *pid == std::process::id().to_string()), "{error}");
+        assert!(
+            matches!(&error, LockError::Held { pid, .. } if *pid == std::process::id().to_string()),
+            "{error}"
+        );
         drop(first);
         Lock::take(&state).unwrap();
     }

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
-use lb_common::layout::{Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict};
+use lb_common::layout::{
+    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict,
+};
 
 use super::Batches;
 
@@ -24,8 +26,11 @@ pub struct Maps {
 
 fn open(dir: &Path, name: &str) -> anyhow::Result<(MapData, MapInfo)> {
     let path = dir.join(name);
-    let data = MapData::from_pin(&path).with_context(|| format!("cannot open the map {}", path.display()))?;
-    let info = data.info().with_context(|| format!("cannot read about the map {}", path.display()))?;
+    let data = MapData::from_pin(&path)
+        .with_context(|| format!("cannot open the map {}", path.display()))?;
+    let info = data
+        .info()
+        .with_context(|| format!("cannot read about the map {}", path.display()))?;
     Ok((data, info))
 }
 

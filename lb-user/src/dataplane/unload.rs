@@ -20,9 +20,8 @@ pub fn unload(pin_dir: &Path) -> anyhow::Result<Unloaded> {
     match remove(pin_dir) {
         Ok(()) => Ok(Unloaded::Removed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Unloaded::Nothing),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot remove {}; are you root?", pin_dir.display()))
-        }
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot remove {}; are you root?", pin_dir.display())),
     }
 }
 

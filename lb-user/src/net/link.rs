@@ -93,9 +93,12 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::LinkNetNsId(_) => parent_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => tag = vlan_tag(&infos),
                 LinkAttribute::Xdp(xdp) => {
-                    link.xdp_native = xdp
-                        .iter()
-                        .any(|x| matches!(x, LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware)));
+                    link.xdp_native = xdp.iter().any(|x| {
+                        matches!(
+                            x,
+                            LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware)
+                        )
+                    });
                 }
                 _ => {}
             }

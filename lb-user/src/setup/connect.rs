@@ -105,7 +105,16 @@ impl Connection {
     }
 
     /// Takes a tuple towards a backend.
-    fn begin<D: Datapath, S: Steering>(&self, cx: &mut Context<'_, D, S>, choice: Choice) -> Begun {
+    fn begin<D: Datapath, S: Steering>(
+        &self,
+        cx: &mut Context<'_, D, S>,
+        mut choice: Choice,
+    ) -> Begun {
+        // Frames keep their tag, unless the way to the backend has one of its own.
+        if choice.hop.tagged == 0 {
+            choice.hop.tagged = self.client.hop.tagged;
+            choice.hop.vlan = self.client.hop.vlan;
+        }
         let mut attempt = Attempt {
             key: FlowKey {
                 src: choice.address,
