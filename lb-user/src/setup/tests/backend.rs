@@ -52,7 +52,7 @@ pub struct Connection {
     acked_reply: usize,
     replied: bool,
     /// TSvals of the first and the last SYN-ACK.
-    snt: (u32, u32),
+    pub snt: (u32, u32),
     ts_recent: u32,
     /// Window in bytes, as last heard.
     pub window: u32,

@@ -263,3 +263,24 @@ fn a_syn_ack_that_comes_again_is_acknowledged() {
     );
     assert_eq!(ack.timestamps().unwrap().echo, 0x8000_0000 + 1_000_003);
 }
+
+#[test]
+fn the_clock_goes_on_from_the_latest_that_the_client_heard() {
+    let mut world = World::new(LISTENER);
+    world.add_backend(Backend::v4(1));
+    world.backends[0].mode = super::backend::Mode::Silent;
+    world.connect(client());
+    world.run_until("the SYN", |w| w.to_backends.len() == 1);
+    // Our SYN-ACK had come twice; the client repeats its CONNECT and echoes the second.
+    let client = &mut world.clients[0];
+    client.ts_recent = client.ts_recent.wrapping_add(5);
+    let (heard, stream) = (client.ts_recent, client.stream.clone());
+    let again = world.clients[0].make(world.now, 0, flag::ACK, &stream);
+    world.xdp(world::TO_CLIENTS, &again);
+    world.run(10 * MS);
+    world.backends[0].mode = super::backend::Mode::Normal;
+    world.run_until("the splice", |w| w.steering.opened.len() == 1);
+    let flow = world.datapath.map[&world.clients[0].key];
+    let theirs = world.backends[0].only().snt.0;
+    assert_eq!(theirs.wrapping_sub(flow.tsecr_add), heard);
+}

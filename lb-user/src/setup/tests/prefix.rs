@@ -127,7 +127,12 @@ fn a_part_of_it_was_acknowledged() {
     let key = *world.setups.backends.keys().next().unwrap();
     let flow = world.datapath.map.get_mut(&key).unwrap();
     flow.last_ack = world.clients[0].isn.wrapping_add(1 + 2);
+    // And as if the client had got four bytes of the backend.
+    let client_entry = world.datapath.map.get_mut(&world.clients[0].key).unwrap();
+    client_entry.last_ack = client_entry.last_ack.wrapping_add(4);
+    let ack = client_entry.last_ack.wrapping_add(client_entry.ack_add);
     let from = world.to_backends.len();
+    world.backends[0].mode = super::backend::Mode::Silent;
     world.run(200 * MS);
     let sent = Packet::parse(
         world.to_backends[from..]
@@ -140,6 +145,7 @@ fn a_part_of_it_was_acknowledged() {
     )
     .unwrap();
     assert_eq!(sent.tcp.seq(), world.clients[0].isn.wrapping_add(3));
+    assert_eq!(sent.tcp.ack(), ack);
     assert_eq!(
         sent.payload,
         &world.clients[0].stream[2..2 + sent.payload_len]

@@ -84,22 +84,51 @@ fn rejected_by_reason() {
 fn wrong_behind_the_identifier_while_a_backend_is_asked() {
     let mut world = world();
     world.backends[0].mode = Mode::Silent;
-    let mut stream = packet(0x10, b"\x00\x04MQTT\x04\x02\x00\x3c\x00\x01axx");
-    let mut client = Client::v4(40_000, stream.clone());
+    // A user name that isn't UTF-8.
+    let stream = packet(
+        0x10,
+        b"\x00\x04MQTT\x04\x82\x00\x3c\x00\x01a\x00\x02\xff\xff",
+    );
+    let mut client = Client::v4(40_000, stream);
     client.cuts = vec![15, 100];
     world.connect(client);
     world.run_until("the RST", |w| w.clients[0].state == ClientState::Reset);
     assert_eq!(world.count(Verdict::RejectPayload), 1);
     world.run(SECOND);
     world.assert_forgotten();
-    stream.clear();
+    assert_eq!(world.backends[0].syns.len(), 1);
     for frame in &world.to_backends {
-        assert_eq!(
-            Packet::parse(frame).unwrap().payload_len,
-            0,
-            "a SYN and its RST, no data"
-        );
+        let sent = Packet::parse(frame).unwrap();
+        assert_eq!(sent.payload_len, 0, "a SYN and its RST, no data");
     }
+}
+
+#[test]
+fn only_what_the_cookie_was_checked_for_begins_a_connection() {
+    let mut world = world();
+    let stream = connect("sensor-1", 60, b"");
+    let i = world.connect(Client::v4(40_000, stream.clone()));
+    world.run_until("the handshake", |w| {
+        w.clients[i].state == ClientState::Established
+    });
+    // The first punt is lost; the next packet on the tuple is somebody else's guess.
+    let (key, isn) = (world.clients[i].key, world.clients[i].isn);
+    let entry = Flow {
+        state: 1,
+        next_seq: isn,
+        last_ack: world.clients[i].rcv_nxt(),
+        ..Flow::ZERO
+    };
+    world.datapath.map.insert(key, entry);
+    let mut guess = Client::v4(40_000, vec![]);
+    guess.k = world.clients[i].k ^ 0x0100_0000;
+    guess.timestamps = None;
+    let forged = guess.make(world.now, 0, flag::ACK, &connect("other", 60, b""));
+    world.punt(PuntKind::Client, world::TO_CLIENTS, isn, &forged);
+    world.run_until("the answer", |w| w.clients[i].received.len() == 4);
+    assert_eq!(world.backends[0].only().stream(), stream);
+    let hash = world.setups.settings.client_hash(b"sensor-1");
+    assert_eq!(world.steering.clients, [hash]);
 }
 
 #[test]
