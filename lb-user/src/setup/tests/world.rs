@@ -420,6 +420,14 @@ impl World {
 
     fn first_data(&mut self, ifindex: u32, p: &Packet<'_>, frame: &[u8]) {
         match cookie::check(&KEYS, 0, &p.key, p.tcp.seq(), p.tcp.ack()) {
+            // A segment that overtook the first passes for it once in 2^15 times: 16 bits of the cookie
+            // depend on the ISN, and there are two keys. Such a client gets a RST. Long runs of the
+            // property tests meet it; it is the cookie's affair, not that of set-up.
+            Check::First
+                if self
+                    .clients
+                    .iter()
+                    .all(|c| c.key != p.key || c.isn != p.tcp.seq().wrapping_sub(1)) => {}
             Check::First => {
                 let isn = p.tcp.seq().wrapping_sub(1);
                 let flow = Flow {
