@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::net::{self, Hop, PeerTcp, Watch, hop_to};
 
 /// How long a neighbour may take to answer, and a backend to accept.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(1500);
 /// Pause between attempts to find what couldn't be found.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -39,13 +39,21 @@ async fn look(handle: Handle, address: SocketAddr, ask: bool) -> News {
     News { address, hop, tcp }
 }
 
-/// Looks at all addresses side by side.
+/// Looks at all addresses side by side, and once more at those that nothing was found of: a network
+/// that has just come up takes a moment.
 pub async fn look_at_all(handle: &Handle, addresses: &[SocketAddr]) -> Vec<News> {
-    let mut looks = JoinSet::new();
-    for address in addresses {
-        looks.spawn(look(handle.clone(), *address, true));
+    let mut found: Vec<News> = Vec::new();
+    for last in [false, true] {
+        let mut looks = JoinSet::new();
+        for address in addresses {
+            if !found.iter().any(|n| n.address == *address) {
+                looks.spawn(look(handle.clone(), *address, true));
+            }
+        }
+        let good = |n: &News| last || n.hop.is_ok() && n.tcp.is_some();
+        found.extend(looks.join_all().await.into_iter().filter(good));
     }
-    looks.join_all().await
+    found
 }
 
 /// Goes on looking for ever. `found` is what [`look_at_all`] gave: what is missing in it is asked again.
