@@ -1,0 +1,16 @@
+//! The XDP program as a table: frame in → action, counters, frame out, map entries and punts, by
+//! BPF_PROG_TEST_RUN in the running kernel. Needs root and a BPF file system; skipped otherwise.
+
+mod clock;
+mod frame;
+mod header;
+mod hop;
+mod moves;
+mod newcomer;
+mod options;
+mod place;
+mod recipe;
+mod row;
+mod spliced;
+mod syn;
+mod world;
