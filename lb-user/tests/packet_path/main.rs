@@ -2,15 +2,18 @@
 //! BPF_PROG_TEST_RUN in the running kernel. Needs root and a BPF file system; skipped otherwise.
 
 mod clock;
+mod close;
 mod frame;
 mod header;
 mod hop;
+mod limits;
 mod moves;
 mod newcomer;
 mod options;
 mod place;
 mod recipe;
 mod row;
+mod set_up;
 mod spliced;
 mod syn;
 mod world;

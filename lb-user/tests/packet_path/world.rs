@@ -173,6 +173,11 @@ impl World {
         self.buckets
             .set(0, PerCpuValues::try_from(full).unwrap(), 0)
             .unwrap();
+        self.drain();
+    }
+
+    /// Forgets the punts that wait in the ring buffer.
+    pub fn drain(&mut self) {
         while self.punts.next().is_some() {}
     }
 
