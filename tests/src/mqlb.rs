@@ -39,9 +39,9 @@ impl Mqlb {
         let config = lab.directory().join("mqlb.toml");
         std::fs::write(&config, configuration(lab, options))
             .with_context(|| format!("write {}", config.display()))?;
+        // From any namespace: pins don't belong to one, and the lab's are gone by then.
         lab.undo_with(&format!(
-            "timeout 20 nsenter --net={} {} unload --config {}",
-            netns.path().display(),
+            "timeout 20 {} unload --config {}",
             binary.display(),
             config.display()
         ))?;

@@ -10,7 +10,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Tallies};
 use super::nodes::{self, Node};
 use super::paths::News;
 use super::steering::{Steerer, Tally};
@@ -104,6 +104,11 @@ impl Core {
     /// What others may look at.
     pub fn shared(&self) -> Arc<Mutex<Shared>> {
         self.shared.clone()
+    }
+
+    /// What the agent counted.
+    pub fn tallies(&self) -> Arc<Tallies> {
+        self.kernel.tallies()
     }
 
     /// Takes news of a backend's address into the backends map; [`Self::publish`] tells the rest.

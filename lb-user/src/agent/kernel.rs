@@ -1,5 +1,8 @@
 //! The real [`Datapath`]: the pinned flow map, a packet socket, and the agent's own counters.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use aya::maps::MapError;
 use lb_common::layout::{Counter, Flow, FlowKey, Hop, Verdict};
 
@@ -10,11 +13,26 @@ use crate::setup::{Datapath, InsertError};
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
+/// What the agent counted, by verdict. Written by the agent's loop, read by the admin interface.
+#[derive(Debug)]
+pub struct Tallies(Vec<(AtomicU64, AtomicU64)>);
+
+impl Tallies {
+    /// The counter of a verdict.
+    pub fn get(&self, verdict: Verdict) -> Counter {
+        let (packets, bytes) = &self.0[verdict as usize];
+        Counter {
+            packets: packets.load(Relaxed),
+            bytes: bytes.load(Relaxed),
+        }
+    }
+}
+
 /// What set-up writes to.
 pub struct Kernel {
     pub maps: Maps,
     socket: PacketSocket,
-    counters: Vec<Counter>,
+    tallies: Arc<Tallies>,
     /// Counters changed since they were last written to the map.
     dirty: bool,
 }
@@ -22,22 +40,35 @@ pub struct Kernel {
 impl Kernel {
     /// Takes over the counters of an earlier agent.
     pub fn new(maps: Maps, socket: PacketSocket) -> anyhow::Result<Self> {
-        let counters = (0..Verdict::COUNT)
-            .map(|i| maps.agent_counters.get(&i, 0))
-            .collect::<Result<_, _>>()?;
+        let tallies = (0..Verdict::COUNT)
+            .map(|i| {
+                let counter = maps.agent_counters.get(&i, 0)?;
+                Ok((counter.packets.into(), counter.bytes.into()))
+            })
+            .collect::<Result<_, MapError>>()?;
         Ok(Self {
             maps,
             socket,
-            counters,
+            tallies: Arc::new(Tallies(tallies)),
             dirty: false,
         })
+    }
+
+    /// What was counted so far.
+    pub fn tallies(&self) -> Arc<Tallies> {
+        self.tallies.clone()
     }
 
     /// Writes the counters to their map, where they outlive the agent.
     pub fn flush(&mut self) {
         if std::mem::take(&mut self.dirty) {
-            for (i, counter) in (0..).zip(&self.counters) {
-                if let Err(error) = self.maps.agent_counters.set(i, counter, BPF_ANY) {
+            for verdict in Verdict::ALL {
+                let counter = self.tallies.get(*verdict);
+                if let Err(error) = self
+                    .maps
+                    .agent_counters
+                    .set(*verdict as u32, counter, BPF_ANY)
+                {
                     tracing::warn!("the agent's counters can't be written to their map: {error}");
                     return;
                 }
@@ -97,9 +128,9 @@ impl Datapath for Kernel {
     }
 
     fn count(&mut self, verdict: Verdict, bytes: u64) {
-        let counter = &mut self.counters[verdict as usize];
-        counter.packets += 1;
-        counter.bytes += bytes;
+        let (packets, total) = &self.tallies.0[verdict as usize];
+        packets.fetch_add(1, Relaxed);
+        total.fetch_add(bytes, Relaxed);
         self.dirty = true;
     }
 }

@@ -88,6 +88,7 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
         &loaded.dir,
         interfaces,
         core.shared(),
+        core.tallies(),
     )?);
     let admin = server.address();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use lb_common::layout::{Flow, FlowKey, State, Verdict, flags, ticks};
+use lb_common::layout::{self, Flow, FlowKey, State, Verdict, flags, ticks};
 
 use super::core::Shared;
+use super::kernel::Tallies;
 use super::nodes::{Node, socket_address};
 use crate::admin::Source;
 use crate::admin::model::{
@@ -25,6 +26,7 @@ pub struct View {
     maps: Maps,
     interfaces: Vec<InterfaceStatus>,
     shared: Arc<Mutex<Shared>>,
+    tallies: Arc<Tallies>,
     started: Instant,
     flow_capacity: u64,
     binding_capacity: u64,
@@ -45,6 +47,7 @@ impl View {
         dir: &Path,
         interfaces: Vec<(Attached, bool)>,
         shared: Arc<Mutex<Shared>>,
+        tallies: Arc<Tallies>,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             maps: Maps::open(dir)?,
@@ -60,6 +63,7 @@ impl View {
             binding_capacity: u64::from(Maps::capacity(dir, "BINDINGS")?),
             config,
             shared,
+            tallies,
             started: Instant::now(),
         })
     }
@@ -132,17 +136,17 @@ impl Source for View {
         if let Err(error) = read {
             tracing::warn!("the flow map could not be read: {error}");
         }
-        let counters = self.maps.counters().unwrap_or_else(|error| {
+        let mut counters = self.maps.counters().unwrap_or_else(|error| {
             tracing::warn!("the counters could not be read: {error}");
-            Vec::new()
+            vec![layout::Counter::default(); Verdict::ALL.len()]
         });
-        let packets = |v: Verdict| counters.get(v as usize).map_or(0, |c| c.packets);
-        let named = |v: &Verdict| {
-            (
-                v.name().to_owned(),
-                counters.get(*v as usize).copied().unwrap_or_default(),
-            )
-        };
+        for (counter, verdict) in counters.iter_mut().zip(Verdict::ALL) {
+            let ours = self.tallies.get(*verdict);
+            counter.packets += ours.packets;
+            counter.bytes += ours.bytes;
+        }
+        let packets = |v: Verdict| counters[v as usize].packets;
+        let named = |v: &Verdict| (v.name().to_owned(), counters[*v as usize]);
         let listeners = self.config.listeners.iter().map(|l| ListenerStatus {
             name: l.name.clone(),
             bind: l.bind.iter().map(ToString::to_string).collect(),

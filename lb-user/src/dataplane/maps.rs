@@ -77,12 +77,12 @@ impl Maps {
         Ok(())
     }
 
-    /// The counters of the programs and the agent, summed.
+    /// What the programs counted, by verdict, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<Counter>, MapError> {
         Verdict::ALL
             .iter()
             .map(|v| {
-                let mut sum = self.agent_counters.get(&(*v as u32), 0)?;
+                let mut sum = Counter::default();
                 for c in self.counters.get(&(*v as u32), 0)?.iter() {
                     sum.packets += c.packets;
                     sum.bytes += c.bytes;
