@@ -11,6 +11,7 @@ mod moves;
 mod newcomer;
 mod options;
 mod place;
+mod property;
 mod recipe;
 mod row;
 mod set_up;
