@@ -95,8 +95,8 @@ fn headers(ctx: &XdpContext, p: &Parsed, flow: &Flow, change: Sum) -> bool {
     };
     // SAFETY: `at` checked the bounds.
     unsafe {
-        (*eth).dst = flow.dst_mac;
-        (*eth).src = flow.src_mac;
+        copy_mac(&raw mut (*eth).dst, &flow.dst_mac);
+        copy_mac(&raw mut (*eth).src, &flow.src_mac);
     }
     if p.tagged && p.vlan != flow.vlan {
         let Some(tag) = at::<[u8; 2]>(ctx, ETH_LEN) else {
@@ -109,6 +109,22 @@ fn headers(ctx: &XdpContext, p: &Parsed, flow: &Flow, change: Sum) -> bool {
         }
     }
     true
+}
+
+/// Copies a MAC in two words: as an array it would be copied by `memcpy`, a loop over bytes.
+///
+/// # Safety
+/// `to` is valid for writes.
+#[inline(always)]
+unsafe fn copy_mac(to: *mut [u8; 6], from: &[u8; 6]) {
+    let from: *const [u8; 6] = from;
+    // SAFETY: both are 6 bytes long, and the accesses need no alignment.
+    unsafe {
+        let high = from.cast::<u32>().read_unaligned();
+        let low = from.byte_add(4).cast::<u16>().read_unaligned();
+        to.cast::<u32>().write_unaligned(high);
+        to.byte_add(4).cast::<u16>().write_unaligned(low);
+    }
 }
 
 /// Rewrites the TCP options, gives the change to the checksum; `None` when they are malformed.

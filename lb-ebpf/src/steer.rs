@@ -99,11 +99,12 @@ fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
     // SAFETY: `at` checked the bounds of both headers.
     let (ip, tcp) = unsafe { (&(*head).ip, &(*head).tcp) };
     let tcp_len = tcp.header_len() as u32;
+    let (src, dst) = mapped(ip.src, ip.dst);
     let (src_port, dst_port) = ports(tcp);
     let p = Parsed {
         key: FlowKey {
-            src: v4_mapped(ip.src),
-            dst: v4_mapped(ip.dst),
+            src,
+            dst,
             src_port,
             dst_port,
         },
@@ -170,6 +171,21 @@ fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
         v4: false,
     };
     dispatch(ctx, &p)
+}
+
+/// Both addresses v4-mapped, in words of which LLVM doesn't know that most are zero: it would call
+/// `memset`, a loop over bytes, and reading those again as words (to hash the key) stalls the processor.
+#[inline(always)]
+fn mapped(src: [u8; 4], dst: [u8; 4]) -> ([u8; 16], [u8; 16]) {
+    let z = (opaque(0) as u32).to_ne_bytes();
+    let f = [0, 0, 0xff, 0xff];
+    let whole = |v4: [u8; 4]| {
+        [
+            z[0], z[1], z[2], z[3], z[0], z[1], z[2], z[3], f[0], f[1], f[2], f[3], v4[0], v4[1],
+            v4[2], v4[3],
+        ]
+    };
+    (whole(src), whole(dst))
 }
 
 /// Both ports, kept apart from the addresses that they follow: LLVM would copy the last bytes of the
