@@ -20,7 +20,7 @@ const PROCESSES: u32 = 2;
 #[test]
 fn twenty_thousand_idle_clients_and_no_socket_on_the_balancer() {
     let lab = common::lab_with_brokers(3);
-    let _balancer = common::balance(&lab, &common::unchecked());
+    let balancer = common::balance(&lab, &common::unchecked());
     let _control = connect_from_the_balancer(&lab);
     let mut fleets: Vec<_> = (0..PROCESSES).map(|part| start_fleet(&lab, part)).collect();
     for fleet in &mut fleets {
@@ -34,6 +34,40 @@ fn twenty_thousand_idle_clients_and_no_socket_on_the_balancer() {
     assert_eq!(connected, CLIENTS as usize + 1);
     let sockets = sockets_of_clients(&lab);
     assert_eq!(sockets.len(), 1, "sockets on the balancer:\n{sockets:#?}");
+    if let Some(mqlb) = balancer.mqlb() {
+        let bytes = flow_map_bytes_per_connection(mqlb.pid());
+        assert!(
+            (128..=512).contains(&bytes),
+            "{bytes} bytes of map memory a connection"
+        );
+        println!("{bytes} bytes of map memory a connection");
+    }
+}
+
+/// Memory of the flow map, as the kernel accounts for it with all overhead, for each connection that
+/// fits. The map is allocated as a whole, so this is what a connection costs, used or not.
+fn flow_map_bytes_per_connection(agent: u32) -> u64 {
+    /// Size of a flow map's key, which no other map of the agent's has.
+    const KEY: &str = "36";
+    let field = |info: &str, name: &str| {
+        let of = |line: &str| {
+            Some(
+                line.strip_prefix(name)?
+                    .strip_prefix(':')?
+                    .trim()
+                    .to_owned(),
+            )
+        };
+        info.lines().find_map(of)
+    };
+    let map = std::fs::read_dir(format!("/proc/{agent}/fdinfo"))
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path()).ok())
+        .find(|info| field(info, "key_size").as_deref() == Some(KEY))
+        .expect("the agent has the flow map open");
+    let number = |name| field(&map, name).unwrap().parse::<u64>().unwrap();
+    // Two entries a connection.
+    number("memlock") * 2 / number("max_entries")
 }
 
 /// The one socket that there is, so that a count that sees none is noticed.
