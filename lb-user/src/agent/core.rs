@@ -272,6 +272,7 @@ impl Core {
                 {
                     tcp.timestamps &= offered.timestamps.is_some();
                     tcp.sack &= offered.sack;
+                    tcp.mss = tcp.mss.min(offered.mss.unwrap_or(u16::MAX));
                 }
             }
         }
