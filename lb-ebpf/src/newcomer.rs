@@ -104,6 +104,10 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
     const NOEXIST: u64 = 1;
     if FLOWS.insert(&p.key, &*flow, NOEXIST).is_err() {
+        // A copy of this segment may have made it on another CPU a moment ago.
+        if FLOWS.get_ptr(&p.key).is_some() {
+            return drop(Verdict::EarlySegment, p.length);
+        }
         return reset::reset(ctx, p, Verdict::FlowsFull);
     }
     let reason = Reason {

@@ -229,6 +229,24 @@ impl Flow {
         self.outgoing().reversed()
     }
 
+    /// Whether packets of this entry leave as the opposite direction of `key`: whether both entries
+    /// are of one connection.
+    #[inline(always)]
+    #[must_use]
+    pub fn leads_to(&self, key: &FlowKey) -> bool {
+        // By hand: LLVM would call `bcmp` to compare arrays, which BPF doesn't have.
+        let mut differs = (u16::from_ne_bytes(self.new_src_port) ^ u16::from_ne_bytes(key.dst_port))
+            as u32
+            | (u16::from_ne_bytes(self.new_dst_port) ^ u16::from_ne_bytes(key.src_port)) as u32;
+        let mut i = 0;
+        while i < 16 {
+            differs |= word(&self.new_src, i) ^ word(&key.dst, i);
+            differs |= word(&self.new_dst, i) ^ word(&key.src, i);
+            i += 4;
+        }
+        differs == 0
+    }
+
     /// Whether the connection is over: a RST, or a FIN from both sides.
     #[inline(always)]
     #[must_use]
@@ -236,6 +254,11 @@ impl Flow {
         self.flags & flags::RST != 0
             || self.flags & (flags::FIN_SELF | flags::FIN_PEER) == flags::FIN_SELF | flags::FIN_PEER
     }
+}
+
+#[inline(always)]
+const fn word(b: &[u8; 16], at: usize) -> u32 {
+    u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
 /// Coarse time in a flow entry: 2^24 ns (16.8 ms) a tick, wrapping after 2.2 years.
@@ -272,5 +295,28 @@ pub mod ticks {
     #[must_use]
     pub const fn to_ns(ticks: u32) -> u64 {
         (ticks as u64) << 24
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_leads_to_each_other_and_to_nobody_else() {
+        let client = FlowKey::v4([10, 0, 0, 1], 40000, [10, 0, 0, 2], 1883);
+        let backend = FlowKey::v4([10, 1, 0, 3], 1883, [10, 1, 0, 2], 20000);
+        let flow = Flow::ZERO.towards(&client, &backend.reversed());
+        assert!(flow.leads_to(&backend));
+        for at in 0..size_of::<FlowKey>() {
+            let mut other = backend;
+            match at {
+                0..16 => other.src[at] ^= 1,
+                16..32 => other.dst[at - 16] ^= 1,
+                32..34 => other.src_port[at - 32] ^= 1,
+                _ => other.dst_port[at - 34] ^= 1,
+            }
+            assert!(!flow.leads_to(&other), "byte {at}");
+        }
     }
 }

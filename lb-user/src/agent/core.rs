@@ -195,6 +195,9 @@ impl Core {
             .name("sweep".to_owned())
             .spawn(move || sweep_on(sweeper, &swept_in))?;
         loop {
+            // Here and not where the timer ends below: while packets keep coming, that one never does.
+            self.setups
+                .on_time(clock::now_ns(), &mut self.kernel, &mut self.steerer);
             let wait = self
                 .setups
                 .next_deadline()
@@ -206,9 +209,7 @@ impl Core {
                         ready.clear_ready();
                     }
                 }
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    self.setups.on_time(clock::now_ns(), &mut self.kernel, &mut self.steerer);
-                }
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 _ = tick.tick() => {
                     // A wake-up that was missed costs no more than a tick.
                     self.drain(punts.get_mut());
@@ -271,6 +272,7 @@ impl Core {
                 {
                     tcp.timestamps &= offered.timestamps.is_some();
                     tcp.sack &= offered.sack;
+                    tcp.mss = tcp.mss.min(offered.mss.unwrap_or(u16::MAX));
                 }
             }
         }

@@ -66,14 +66,21 @@ pub fn number(config: &Config, maps: &Maps) -> anyhow::Result<Vec<Node>> {
     let known: Vec<Backend> = (0..u32::from(SLOTS))
         .map(|i| maps.backends.get(&i, 0))
         .collect::<Result<_, _>>()?;
+    assign(config, &known)
+}
+
+/// The same with the backends map as it is in `known`.
+fn assign(config: &Config, known: &[Backend]) -> anyhow::Result<Vec<Node>> {
     let mut taken = vec![false; usize::from(SLOTS / 2)];
     let of = |address: &SocketAddr, taken: &[bool]| {
         let (ip, port) = (mapped(address.ip()), address.port().to_be_bytes());
         known
             .iter()
-            .position(|b| b.generation != 0 && b.address == ip && b.port == port)
-            .map(|i| i / 2)
-            .filter(|n| !taken[*n])
+            .enumerate()
+            // Two pools may name the same address: each has a number of its own.
+            .filter(|(i, _)| !taken[i / 2])
+            .find(|(_, b)| b.generation != 0 && b.address == ip && b.port == port)
+            .map(|(i, _)| i / 2)
     };
     let mut nodes = Vec::new();
     for (pool, p) in config.pools.iter().enumerate() {
@@ -151,5 +158,52 @@ impl Path {
             generation: self.generation,
             ..Backend::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const TWO_POOLS: &str = r#"
+[xdp]
+interfaces = ["eth0"]
+[[listener]]
+name = "a"
+bind = ["10.77.0.2:1883"]
+pool = "a"
+[[listener]]
+name = "b"
+bind = ["10.77.0.2:1884"]
+pool = "b"
+[[pool.a.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+[[pool.b.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+"#;
+
+    #[test]
+    fn an_address_in_two_pools_keeps_both_numbers() {
+        let config = config::parse(
+            TWO_POOLS,
+            &|_| Err(std::env::VarError::NotPresent),
+            &|_, _| Ok(Vec::new()),
+        )
+        .unwrap();
+        let mut known = vec![Backend::default(); usize::from(SLOTS)];
+        let first = assign(&config, &known).unwrap();
+        for path in first.iter().flat_map(|n| &n.paths) {
+            known[usize::from(path.slot)] = Backend {
+                generation: 1,
+                ..path.entry(1)
+            };
+        }
+        let again = assign(&config, &known).unwrap();
+        let numbers = |nodes: &[Node]| nodes.iter().map(|n| n.number).collect::<Vec<_>>();
+        assert_eq!(numbers(&first), [0, 1]);
+        assert_eq!(numbers(&again), [0, 1]);
     }
 }

@@ -223,7 +223,8 @@ pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
     let mss = paths
         .iter()
         .filter(|p| p.hop.is_some())
-        .map(|p| p.mss)
+        // The backend's own interface may take less than ours sends.
+        .map(|p| p.tcp.map_or(p.mss, |t| t.mss.min(p.mss)))
         .min()
         .unwrap_or(default_mss);
     Endpoint {
@@ -231,5 +232,50 @@ pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
         answers,
         mss,
         ..Endpoint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::nodes::Path;
+    use crate::net::PeerTcp;
+    use std::sync::Arc;
+
+    fn node(mss: u16, tcp: Option<u16>) -> Node {
+        let path = Path {
+            slot: 0,
+            address: "10.0.0.1:1883".parse().unwrap(),
+            hop: Some(lb_common::layout::Hop::default()),
+            generation: 1,
+            mss,
+            snat: Arc::new([]),
+            tcp: tcp.map(|mss| PeerTcp {
+                window_scale: Some(7),
+                timestamps: true,
+                sack: true,
+                mss,
+                rtt: None,
+            }),
+        };
+        Node {
+            number: 0,
+            pool: 0,
+            name: "a".to_owned(),
+            weight: 1,
+            paths: vec![path],
+        }
+    }
+
+    #[test]
+    fn segments_fit_the_way_to_every_backend_and_the_backend() {
+        for (nodes, want) in [
+            (vec![node(1460, None)], 1460),
+            (vec![node(1460, Some(1360))], 1360),
+            (vec![node(1360, Some(1460))], 1360),
+            (vec![node(1460, Some(1460)), node(1460, Some(1240))], 1240),
+        ] {
+            assert_eq!(promise(&nodes, 0, true).mss, want);
+        }
     }
 }

@@ -114,8 +114,14 @@ impl Sweeper {
             self.backend_entry(now, &key, &flow);
         }
         for (client, backend) in refresh {
+            let backend = slot(node_of(backend), true);
+            // What is left of an earlier connection must not take back where the client went since.
+            let bound = self.kernel.maps.bindings.get(&client, 0);
+            if bound.is_ok_and(|b| b.backend != backend) {
+                continue;
+            }
             let binding = Binding {
-                backend: slot(node_of(backend), true),
+                backend,
                 last_seen: now,
                 ..Binding::default()
             };
@@ -150,7 +156,7 @@ impl Sweeper {
             return;
         }
         let pair_key = flow.pair();
-        let pair = self.kernel.get(&pair_key);
+        let pair = self.kernel.get(&pair_key).filter(|pair| pair.leads_to(key));
         let age = |f: &Flow| ticks::since(now, f.last_seen);
         let quiet = pair.as_ref().map_or(age(&flow), |p| age(p).min(age(&flow)));
         if flow.closed() {
@@ -160,7 +166,9 @@ impl Sweeper {
         } else if flow.idle_limit != 0 && quiet > flow.idle_limit {
             self.expire(key, &flow, pair.as_ref());
             self.kernel.remove(key);
-            self.kernel.remove(&pair_key);
+            if pair.is_some() {
+                self.kernel.remove(&pair_key);
+            }
         }
     }
 
@@ -176,8 +184,10 @@ impl Sweeper {
             self.kernel.remove(key);
             return;
         }
-        // With a client's entry, that one decides; it goes first.
-        if self.kernel.get(&flow.pair()).is_some() {
+        // With its client's entry, that one decides; it goes first. One that the client made with the
+        // same port since then is another connection's.
+        let client = self.kernel.get(&flow.pair());
+        if client.is_some_and(|c| c.state == State::Open as u8 && c.leads_to(key)) {
             return;
         }
         let limit = if flow.flags & (flags::FIN_FIRST | flags::RST) == flags::FIN_FIRST {

@@ -239,11 +239,12 @@ impl Setups {
     ) {
         if let Some(&id) = self.clients.get(&packet.key) {
             if self.connections.get(&id).is_some_and(|c| c.isn == punt.isn) {
-                return self.with(id, world, |connection, cx| match &connection.phase {
+                self.with(id, world, |connection, cx| match &connection.phase {
                     Phase::Prefix(prefix) => prefix.recipes.forward(cx, packet, true),
                     Phase::Settled(recipes) => recipes.forward(cx, packet, true),
                     _ => connection.on_client(cx, packet, punt.ifindex),
                 });
+                return self.keep_within(world);
             }
             if sniffing_entry(world.datapath, &packet.key, punt.isn).is_none() {
                 return;
@@ -327,6 +328,11 @@ impl Setups {
         self.with(id, world, |connection, cx| {
             connection.on_client(cx, packet, punt.ifindex);
         });
+        self.keep_within(world);
+    }
+
+    /// Gives connections up until the rest keeps no more bytes than it may.
+    fn keep_within<D: Datapath, S: Steering>(&mut self, world: &mut World<'_, D, S>) {
         while self.bytes > self.settings.total_bytes && self.make_room(world) {}
     }
 

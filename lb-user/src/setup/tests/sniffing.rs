@@ -350,6 +350,35 @@ fn the_oldest_goes_when_they_keep_too_much() {
 }
 
 #[test]
+fn those_that_are_there_may_not_grow_beyond_the_limit_either() {
+    let settings = Settings {
+        total_bytes: 10_000,
+        ..Settings::default()
+    };
+    let mut world = World::with_settings(LISTENER, settings);
+    world.add_backend(Backend::v4(1));
+    let mut body = b"\x00\x04MQTT\x05\x02\x00\x3c".to_vec();
+    body.extend([0x80 | (4000 & 127) as u8, (4000 >> 7) as u8]);
+    body.extend(b"\x26\x00\x01k\x0f\x00");
+    body.extend(vec![b'x'; 0xf00]);
+    body.extend(vec![b'y'; 5000]);
+    let stream = packet(0x10, &body)[..2000].to_vec();
+    for n in 0..20 {
+        let mut client = Client::v4(40_000 + n, stream.clone());
+        client.cuts = vec![10, 1990];
+        client.waits = true;
+        world.connect(client);
+    }
+    // All have begun before any of them sends the rest.
+    for _ in 0..200 {
+        world.run(MS);
+        assert!(world.setups.stats().bytes <= 10_000);
+    }
+    assert_eq!(world.setups.stats().sniffing, 5);
+    assert_eq!(world.count(Verdict::SetupEvicted), 15);
+}
+
+#[test]
 fn a_connect_without_end() {
     let settings = Settings {
         sniff_bytes: 4096,
