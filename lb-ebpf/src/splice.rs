@@ -262,8 +262,7 @@ fn learn(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, signature: u32) {
     };
     // SAFETY: as in `known`.
     let pair = unsafe { &mut *pair };
-    // 64 KB of acknowledged data may come again; 1 MB may be on the way.
-    if p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) > 0x11_0000 {
+    if !plausible(p, flow, pair) {
         return;
     }
     pair.dst_mac = src;
@@ -279,39 +278,48 @@ fn learn(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, signature: u32) {
     count(Verdict::HopLearnt, p.length);
 }
 
-/// Follows FIN and RST on both entries.
+/// Follows FIN and RST on both entries, if the receiver could take the segment: a blind sender
+/// doesn't know the window, and the receiver ignores him too.
 #[inline(never)]
 fn follow(p: &Parsed, flow: &mut Flow) {
     let pair = FLOWS.get_ptr_mut(&flow.pair());
-    // SAFETY: as in `known`; the pair is another entry than `flow`.
+    // SAFETY: as in `known`; the pair is another entry than `flow`. The client may have begun anew with
+    // the same port; then what is found is the new connection's, and none of this one's business.
     let pair = pair.map(|p| unsafe { &mut *p });
-    if p.flags & flag::RST != 0 {
-        flow.flags |= flags::RST | flags::RST_SELF;
-        if let Some(pair) = pair {
-            pair.flags |= flags::RST;
-        }
+    let mut pair = pair.filter(|pair| pair.leads_to(&p.key));
+    if let Some(pair) = &pair
+        && !plausible(p, flow, pair)
+    {
         return;
     }
-    if flow.flags & (flags::RST | flags::RST_SELF) == flags::RST {
+    let (mut ours, mut theirs) = (flow.flags, pair.as_ref().map_or(0, |pair| pair.flags));
+    if p.flags & flag::RST != 0 {
+        ours |= flags::RST | flags::RST_SELF;
+        theirs |= flags::RST;
+    } else if ours & (flags::RST | flags::RST_SELF) == flags::RST {
         // The one who should have died of the RST still talks: it was not accepted (RFC 5961).
-        flow.flags &= !flags::RST;
-        if let Some(pair) = pair {
-            pair.flags &= !(flags::RST | flags::RST_SELF);
-            if p.flags & flag::FIN != 0 {
-                pair.flags |= flags::FIN_PEER;
-            }
-        }
-    } else if p.flags & flag::FIN != 0
-        && let Some(pair) = pair
-    {
-        pair.flags |= flags::FIN_PEER;
+        ours &= !flags::RST;
+        theirs &= !(flags::RST | flags::RST_SELF);
     }
-    if p.flags & flag::FIN != 0 {
-        if flow.flags & flags::FIN_PEER == 0 {
-            flow.flags |= flags::FIN_FIRST;
+    if p.flags & (flag::FIN | flag::RST) == flag::FIN {
+        if ours & flags::FIN_PEER == 0 {
+            ours |= flags::FIN_FIRST;
         }
-        flow.flags |= flags::FIN_SELF;
+        ours |= flags::FIN_SELF;
+        theirs |= flags::FIN_PEER;
     }
+    flow.flags = ours;
+    if let Some(pair) = &mut pair {
+        pair.flags = theirs;
+    }
+}
+
+/// Whether a segment is near what its receiver has acknowledged last: 64 KB of that may come again,
+/// 1 MB may be on the way.
+#[inline(always)]
+fn plausible(p: &Parsed, flow: &Flow, pair: &Flow) -> bool {
+    let ahead = p.seq.wrapping_add(flow.seq_add).wrapping_sub(pair.last_ack);
+    ahead.wrapping_add(0x1_0000) <= 0x11_0000
 }
 
 /// A packet of a connection in set-up.

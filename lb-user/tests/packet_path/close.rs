@@ -125,6 +125,13 @@ fn fin_and_reset() {
             backend(RST),
             backend_reset,
         ));
+        for (name, segment) in [
+            ("a blind RST to the backend", client(RST).seq(0x4000_0000)),
+            ("a blind RST to the client", backend(RST).seq(0x4000_0000)),
+            ("a blind FIN", client(FIN | ACK).seq(0xc000_0000)),
+        ] {
+            r.push(turns(name, c, none, segment, none));
+        }
         r.push(turns(
             "more from the one who has reset",
             c,
