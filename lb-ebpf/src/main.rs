@@ -7,6 +7,7 @@
 //! - [`syn`], [`reset`]: answers made in place
 //! - [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
+//! - [`note`]: messages, if they are asked for
 #![no_std]
 #![no_main]
 // For the one-line register barriers before helper calls (`frame::opaque`).
@@ -17,6 +18,7 @@ mod frame;
 mod icmp;
 mod maps;
 mod newcomer;
+mod note;
 mod punt;
 mod reset;
 mod splice;

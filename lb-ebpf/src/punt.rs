@@ -10,6 +10,7 @@ use lb_common::layout::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind, Verdict};
 use crate::count::{count, drop};
 use crate::frame::{bounded, length};
 use crate::maps::PUNTS;
+use crate::note::note;
 
 #[repr(C)]
 struct Record<const N: usize> {
@@ -43,6 +44,12 @@ pub fn punt(ctx: &XdpContext, reason: &Reason) -> u32 {
     if !done {
         return drop(Verdict::PuntOverflow, reason.bytes);
     }
+    note!(
+        ctx,
+        "punted, verdict {}, listener {}",
+        reason.verdict as u32,
+        reason.listener
+    );
     count(reason.verdict, reason.bytes);
     xdp_action::XDP_DROP
 }

@@ -9,6 +9,7 @@ use lb_common::wire::{TCP_LEN, flag};
 use crate::count::{drop, transmit};
 use crate::frame::{Parsed, cut, reply_ip, turn_round};
 use crate::maps::{BUCKETS, SETTINGS};
+use crate::note::note;
 
 /// Turns the packet into the RST that answers it.
 #[inline(never)]
@@ -35,5 +36,6 @@ pub fn reset(ctx: &XdpContext, p: &Parsed, verdict: Verdict) -> u32 {
     if !turn_round(ctx) {
         return drop(Verdict::HelperFailed, p.length);
     }
+    note!(ctx, "reset, verdict {}", verdict as u32);
     transmit(verdict, p.length)
 }
