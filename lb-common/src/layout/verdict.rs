@@ -126,6 +126,8 @@ verdicts! {
     HopLearnt = 43 => "hop_learnt",
     /// A frame that the agent could not send.
     InjectFailed = 44 => "inject_failed",
+    /// ICMP "packet too big" about a spliced packet, passed on to its sender.
+    PathMtu = 45 => "path_mtu",
 }
 
 #[cfg(test)]

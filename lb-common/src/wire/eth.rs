@@ -28,3 +28,15 @@ const _: () = assert!(size_of::<Eth>() == ETH_LEN && align_of::<Eth>() == 1);
 pub const fn is_vlan(kind: u16) -> bool {
     kind == 0x8100 || kind == 0x88a8
 }
+
+/// The EtherType behind up to two VLAN tags, and what follows the link header; `None` if the frame
+/// ends before.
+#[must_use]
+pub fn payload(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let kind = |at| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+    let mut at = ETH_LEN;
+    while is_vlan(kind(at - 2)?) && at < ETH_LEN + 2 * VLAN_LEN {
+        at += VLAN_LEN;
+    }
+    Some((kind(at - 2)?, frame.get(at..)?))
+}

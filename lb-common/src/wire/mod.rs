@@ -6,12 +6,14 @@
 
 mod emit;
 mod eth;
+mod icmp;
 mod ip;
 mod packet;
 mod tcp;
 
 pub use emit::{Emit, SynOptions, emit};
-pub use eth::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, VLAN_LEN, is_vlan};
+pub use eth::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, VLAN_LEN, is_vlan, payload};
+pub use icmp::TooBig;
 pub use ip::{
     IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, is_v6_extension,
 };

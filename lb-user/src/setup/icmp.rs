@@ -2,8 +2,7 @@
 
 use lb_common::layout::{FlowKey, v4_mapped};
 use lb_common::wire::{
-    ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP,
-    VLAN_LEN, is_vlan,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, payload,
 };
 
 /// What an ICMP error says about the packet that it quotes.
@@ -24,15 +23,7 @@ fn array<const N: usize>(b: &[u8], at: usize) -> Option<[u8; N]> {
 /// Not every code ends an attempt: "fragmentation needed" (RFC 1191) and time exceeded don't say that
 /// the backend can't be reached.
 pub(super) fn unreachable(frame: &[u8]) -> Option<Unreachable> {
-    let mut kind = u16::from_be_bytes(array(frame, 12)?);
-    let mut l3 = ETH_LEN;
-    for _ in 0..2 {
-        if is_vlan(kind) {
-            kind = u16::from_be_bytes(array(frame, l3 + 2)?);
-            l3 += VLAN_LEN;
-        }
-    }
-    let packet = frame.get(l3..)?;
+    let (kind, packet) = payload(frame)?;
     match kind {
         ETHERTYPE_IPV4 => {
             let icmp = packet.get(v4_header(packet, PROTO_ICMP)?..)?;

@@ -15,6 +15,7 @@
 //! - [`prefix`]: the PROXY header and what we acknowledged, until the backend has it
 //! - [`refusal`]: a CONNACK from us where no backend is left
 //! - [`splice`]: packets that were punted before the splice and handled after it
+//! - [`path_mtu`]: ICMP errors about spliced packets that are too large, passed on to their senders
 //!
 //! The flow map is the truth about who owns a tuple: an event about a connection that is unknown here
 //! counts only if the client-side entry says `Sniff` with the same ISN. So what the ring buffer
@@ -25,6 +26,7 @@ mod connection;
 mod icmp;
 mod interface;
 mod open;
+mod path_mtu;
 mod prefix;
 mod reassembly;
 mod refusal;
@@ -43,7 +45,7 @@ pub use settings::{ListenerSettings, Settings, Source};
 use connection::{Client, Connection, Context, Phase, sniffing_entry};
 use lb_common::cookie::ClientOptions;
 use lb_common::layout::{Flow, FlowKey, Punt, PuntKind, State, Verdict};
-use lb_common::wire::{ETH_LEN, Packet, flag};
+use lb_common::wire::{ETH_LEN, Packet, TooBig, flag};
 use reassembly::Reassembly;
 use rng::Rng;
 use std::collections::{BTreeSet, HashMap};
@@ -363,6 +365,12 @@ impl Setups {
     }
 
     fn on_icmp<D: Datapath, S: Steering>(&mut self, frame: &[u8], world: &mut World<'_, D, S>) {
+        if let Some(error) = TooBig::parse(frame) {
+            if path_mtu::pass_on(&error, world.datapath) {
+                world.datapath.count(Verdict::PathMtu, world.bytes);
+            }
+            return;
+        }
         let Some(error) = icmp::unreachable(frame) else {
             return;
         };

@@ -5,6 +5,7 @@ mod client;
 mod failures;
 mod late;
 mod numbers;
+mod path_mtu;
 mod prefix;
 mod property;
 mod shapes;
