@@ -50,8 +50,11 @@ pub fn known(ctx: &XdpContext, p: &Parsed, entry: *mut Flow) -> u32 {
     if !headers(ctx, p, flow, change) {
         return drop(Verdict::TtlExpired, p.length);
     }
-    // SAFETY: the helper only reads a clock.
-    flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    // A client that tries to begin anew doesn't keep the old connection alive.
+    if p.flags & flag::SYN == 0 {
+        // SAFETY: the helper only reads a clock.
+        flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    }
     flow.packets += 1;
     flow.bytes += p.length as u64;
     if has_ack && p.ack.wrapping_sub(flow.last_ack) < 0x8000_0000 {
@@ -262,7 +265,7 @@ fn learn(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, signature: u32) {
     };
     // SAFETY: as in `known`.
     let pair = unsafe { &mut *pair };
-    if !plausible(p, flow, pair) {
+    if !plausible(p, pair) {
         return;
     }
     pair.dst_mac = src;
@@ -278,8 +281,12 @@ fn learn(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, signature: u32) {
     count(Verdict::HopLearnt, p.length);
 }
 
-/// Follows FIN and RST on both entries, if the receiver could take the segment: a blind sender
-/// doesn't know the window, and the receiver ignores him too.
+/// Follows FIN and RST on both entries.
+///
+/// From the client only what the backend could take: a blind sender, who can only pose as a client,
+/// doesn't know the window. A RST must be within 64 KB ahead, where the backend either dies of it or
+/// answers; beyond, it is silent (RFC 5961, section 3.2), and nothing would take the mark back. The
+/// backend is believed: one that lost the connection answers a SYN with a RST of sequence number 0.
 #[inline(never)]
 fn follow(p: &Parsed, flow: &mut Flow) {
     let pair = FLOWS.get_ptr_mut(&flow.pair());
@@ -287,10 +294,13 @@ fn follow(p: &Parsed, flow: &mut Flow) {
     // the same port; then what is found is the new connection's, and none of this one's business.
     let pair = pair.map(|p| unsafe { &mut *p });
     let mut pair = pair.filter(|pair| pair.leads_to(&p.key));
-    if let Some(pair) = &pair
-        && !plausible(p, flow, pair)
+    if flow.flags & flags::FROM_CLIENT != 0
+        && let Some(pair) = &pair
     {
-        return;
+        let ahead = p.seq.wrapping_sub(pair.last_ack);
+        if p.flags & flag::RST != 0 && ahead > 0xffff || !plausible(p, pair) {
+            return;
+        }
     }
     let (mut ours, mut theirs) = (flow.flags, pair.as_ref().map_or(0, |pair| pair.flags));
     if p.flags & flag::RST != 0 {
@@ -314,12 +324,11 @@ fn follow(p: &Parsed, flow: &mut Flow) {
     }
 }
 
-/// Whether a segment is near what its receiver has acknowledged last: 64 KB of that may come again,
-/// 1 MB may be on the way.
+/// Whether a client's segment is near what the backend has acknowledged last: 64 KB of that may come
+/// again, 1 MB may be on the way. (A client's sequence numbers are the same on both sides.)
 #[inline(always)]
-fn plausible(p: &Parsed, flow: &Flow, pair: &Flow) -> bool {
-    let ahead = p.seq.wrapping_add(flow.seq_add).wrapping_sub(pair.last_ack);
-    ahead.wrapping_add(0x1_0000) <= 0x11_0000
+fn plausible(p: &Parsed, pair: &Flow) -> bool {
+    p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
 /// A packet of a connection in set-up.

@@ -13,6 +13,9 @@ use crate::frame::{Parsed, V4, V6, after, at, length, opaque};
 use crate::maps::{ENDPOINTS, FLOWS};
 use crate::{icmp, newcomer, splice};
 
+/// Next header value of the IPv6 fragment header (RFC 8200, section 4.5).
+const FRAGMENT: u8 = 44;
+
 /// Where the IP header is.
 struct Link {
     l3: usize,
@@ -136,12 +139,18 @@ fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
             return icmp::v6(ctx, link.l3);
         }
         if is_v6_extension(ip.next_header) {
-            let verdict = if ip.next_header == 44 {
+            let verdict = if ip.next_header == FRAGMENT {
                 Verdict::Fragment
             } else {
                 Verdict::IpExtension
             };
-            return unless_ours(ip.dst, verdict, total);
+            // Every extension header begins with what follows it. Around UDP or ICMPv6 it is the host's.
+            let inner = at::<[u8; 1]>(ctx, link.l3 + IPV6_LEN);
+            // SAFETY: `at` checked the bounds.
+            let inner = inner.map_or(PROTO_TCP, |b| unsafe { (*b)[0] });
+            if inner == PROTO_TCP || is_v6_extension(inner) {
+                return unless_ours(ip.dst, verdict, total);
+            }
         }
         return pass(total);
     }

@@ -132,6 +132,7 @@ fn defaults_stand_in_for_what_is_left_out() {
     assert_eq!(config.timeouts.sniff, Duration::from_secs(10));
     assert_eq!(config.timeouts.connect, Duration::from_secs(3));
     assert_eq!(config.timeouts.grace, Duration::from_secs(30));
+    assert_eq!(config.timeouts.keepalive_least, Duration::ZERO);
     assert_eq!(config.timeouts.keepalive_zero, Duration::from_secs(86_400));
     assert_eq!(config.timeouts.closed, Duration::from_secs(60));
     assert_eq!(
@@ -163,6 +164,7 @@ linger = "1h30m"
 sniff = "1m"
 connect = "500ms"
 grace = "0s"
+keepalive_least = "5m"
 keepalive_zero = "2d"
 closed = "5s"
 [limits]
@@ -195,6 +197,7 @@ rst_rate = 0
         (config.timeouts.grace, config.timeouts.closed),
         (Duration::ZERO, Duration::from_secs(5))
     );
+    assert_eq!(config.timeouts.keepalive_least, Duration::from_secs(300));
     assert_eq!(config.timeouts.keepalive_zero, Duration::from_secs(172_800));
     assert_eq!(
         (

@@ -120,7 +120,7 @@ impl Topology {
     }
 
     fn balancer(&mut self, arms: Arms, wire: Option<wire::Options>) -> Result<()> {
-        // A router's settings: bpf_fib_lookup refuses to look up for a host that does not forward.
+        // A router: health checks and whatever is not steered pass through the stack.
         self.lb.sysctl(&[
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),

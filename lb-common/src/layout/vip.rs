@@ -33,7 +33,7 @@ pub struct Endpoint {
     pub kind: u8,
     /// Listener's index.
     pub listener: u8,
-    /// Window scale that SYN-ACKs promise (RFC 7323): that of the pool's backends.
+    /// Window scale that SYN-ACKs promise (RFC 7323): the largest of the pool's backends.
     pub window_scale: u8,
     /// Bit 0: answer timestamps; bit 1: permit SACK; bit 2: answer window scaling.
     pub answers: u8,

@@ -114,14 +114,11 @@ impl Ipv6 {
     }
 }
 
-/// Whether a next-header value is an extension header (RFC 8200, section 4, and IANA's registry).
+/// Whether a next-header value is an extension header (RFC 8200, section 4, and IANA's registry) that
+/// TCP may stand behind in clear: not ESP and AH, which are the host's IPsec.
 #[inline(always)]
 #[must_use]
 pub const fn is_v6_extension(next_header: u8) -> bool {
-    // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6, and the
-    // two for experiments.
-    matches!(
-        next_header,
-        0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140 | 253 | 254
-    )
+    // Hop-by-hop, routing, fragment, destination options, mobility, HIP, shim6, and two for experiments.
+    matches!(next_header, 0 | 43 | 44 | 60 | 135 | 139 | 140 | 253 | 254)
 }

@@ -63,7 +63,7 @@ fn counters(out: &mut Exposition, status: &Status) {
     );
     out.counter(
         "mqlb_bytes_total",
-        "Bytes of whole frames by what the data path did with them.",
+        "Bytes, from the IP header on, by what the data path did with them.",
         counters()
             .map(|(labels, counter)| (labels, counter.bytes))
             .collect(),

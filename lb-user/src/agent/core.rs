@@ -81,6 +81,7 @@ impl Core {
             sniff_timeout: nanos(config.timeouts.sniff),
             connect_timeout: nanos(config.timeouts.connect),
             idle_grace: nanos(config.timeouts.grace),
+            keep_alive_least: nanos(config.timeouts.keepalive_least),
             idle_keepalive_zero: nanos(config.timeouts.keepalive_zero),
             sniff_bytes: config.limits.sniff_bytes,
             total_bytes: SETUP_BYTES,

@@ -38,6 +38,7 @@ use view::View;
 /// found before the attachment (the configuration is valid when it comes here).
 pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     let _lock = Lock::take(&config.agent.state_dir)?;
+    vips::vips(&config)?;
     // Everything that may fail for reasons outside comes before the programs are attached.
     let server = Server::bind(config.admin.http).await?;
     let handle = net::netlink::open()?;

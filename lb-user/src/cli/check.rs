@@ -179,6 +179,7 @@ fn describe(config: &Config) -> Value {
             "sniff": show_duration(timeouts.sniff),
             "connect": show_duration(timeouts.connect),
             "grace": show_duration(timeouts.grace),
+            "keepalive_least": show_duration(timeouts.keepalive_least),
             "keepalive_zero": show_duration(timeouts.keepalive_zero),
             "closed": show_duration(timeouts.closed),
         },

@@ -94,6 +94,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Added to 1.5 × the keep-alive of a CONNECT before an idle flow is ended.
     pub grace: Duration,
+    /// Shorter keep-alives count as this, for brokers that set their own (MQTT 5).
+    pub keepalive_least: Duration,
     /// Idle limit of flows whose CONNECT has keep-alive 0, that is: no keep-alive.
     pub keepalive_zero: Duration,
     /// How long a flow's entries stay after both sides closed (TIME_WAIT).

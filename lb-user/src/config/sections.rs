@@ -187,7 +187,14 @@ pub(super) fn bindings(problems: &Problems, root: &Section) -> Bindings {
 }
 
 pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
-    let keys = ["sniff", "connect", "grace", "keepalive_zero", "closed"];
+    let keys = [
+        "sniff",
+        "connect",
+        "grace",
+        "keepalive_least",
+        "keepalive_zero",
+        "closed",
+    ];
     let section = Section::new(problems, "[timeouts]", root.get("timeouts"), &keys);
     let read = |key, least, most, default| {
         section
@@ -198,6 +205,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
         sniff: read("sniff", SECOND, 600 * SECOND, 10 * SECOND),
         connect: read("connect", SECOND / 10, 120 * SECOND, 3 * SECOND),
         grace: read("grace", Duration::ZERO, 3600 * SECOND, 30 * SECOND),
+        keepalive_least: read("keepalive_least", Duration::ZERO, DAY, Duration::ZERO),
         keepalive_zero: read("keepalive_zero", 60 * SECOND, 365 * DAY, DAY),
         closed: read("closed", SECOND, 600 * SECOND, 60 * SECOND),
     }

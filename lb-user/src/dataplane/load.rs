@@ -67,6 +67,7 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
     program
         .load()
         .context("the kernel refuses the XDP program; Linux 6.1 or newer is needed")?;
+    detach_others(&links, &config.xdp.interfaces)?;
     let attached = config
         .xdp
         .interfaces
@@ -79,6 +80,21 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         attached,
         adopted,
     })
+}
+
+/// Interfaces that the configuration no longer names lose the program.
+fn detach_others(links: &Path, interfaces: &[String]) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(links)?.flatten() {
+        let name = entry.file_name();
+        if !interfaces.iter().any(|i| name == i.as_str()) {
+            tracing::info!(
+                "{} is no longer in `[xdp] interfaces`: detached",
+                name.display()
+            );
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Another layout's maps can't be taken over.

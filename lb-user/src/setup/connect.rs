@@ -63,6 +63,8 @@ enum Begun {
     NoPort,
     /// The flow map takes no entry.
     MapFull,
+    /// The way to the backend is tagged and the client's isn't: the splice adds no tag.
+    Untaggable,
 }
 
 impl Connection {
@@ -100,6 +102,10 @@ impl Connection {
                     self.tried.push(slot);
                 }
                 Begun::MapFull => return self.refuse(cx, Verdict::FlowsFull),
+                Begun::Untaggable => {
+                    cx.count(Verdict::VlanMismatch);
+                    self.tried.push(slot);
+                }
             }
         }
     }
@@ -114,6 +120,8 @@ impl Connection {
         if choice.hop.tagged == 0 {
             choice.hop.tagged = self.client.hop.tagged;
             choice.hop.vlan = self.client.hop.vlan;
+        } else if self.client.hop.tagged == 0 {
+            return Begun::Untaggable;
         }
         let mut attempt = Attempt {
             key: FlowKey {

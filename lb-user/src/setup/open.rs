@@ -277,7 +277,10 @@ impl Connection {
         match self.connect.map_or(0, |connect| connect.keep_alive) {
             0 => ticks::span(settings.idle_keepalive_zero),
             // MQTT 5, section 3.1.2.10: a server waits one and a half times the keep-alive.
-            seconds => ticks::span(u64::from(seconds) * SECOND * 3 / 2 + settings.idle_grace),
+            seconds => {
+                let keep_alive = (u64::from(seconds) * SECOND).max(settings.keep_alive_least);
+                ticks::span(keep_alive * 3 / 2 + settings.idle_grace)
+            }
         }
     }
 }

@@ -46,6 +46,9 @@ pub struct Settings {
     pub connect_timeout: u64,
     /// Added to 1.5 × keep-alive.
     pub idle_grace: u64,
+    /// Shorter keep-alives count as this: a broker may set a longer one (MQTT 5, section 3.2.2.3.14),
+    /// in a CONNACK that the agent never sees.
+    pub keep_alive_least: u64,
     /// Idle limit where the keep-alive is 0; 0 for no limit.
     pub idle_keepalive_zero: u64,
     /// Most bytes kept for one connection.
@@ -94,6 +97,7 @@ impl Default for Settings {
             sniff_timeout: 10 * SECOND,
             connect_timeout: 3 * SECOND,
             idle_grace: 10 * SECOND,
+            keep_alive_least: 0,
             idle_keepalive_zero: 3600 * SECOND,
             sniff_bytes: 128 << 10,
             total_bytes: 64 << 20,

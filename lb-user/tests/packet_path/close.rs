@@ -127,11 +127,18 @@ fn fin_and_reset() {
         ));
         for (name, segment) in [
             ("a blind RST to the backend", client(RST).seq(0x4000_0000)),
-            ("a blind RST to the client", backend(RST).seq(0x4000_0000)),
+            ("a RST beyond the window", client(RST).seq(1000 + 0x1_0000)),
             ("a blind FIN", client(FIN | ACK).seq(0xc000_0000)),
         ] {
             r.push(turns(name, c, none, segment, none));
         }
+        r.push(turns(
+            "a backend that knows nothing any more",
+            c,
+            none,
+            backend(RST | ACK).seq(0),
+            backend_reset,
+        ));
         r.push(turns(
             "more from the one who has reset",
             c,

@@ -123,13 +123,16 @@ fn unreadable() {
         IpExtension,
         |s| extended(s, 43, [6, 0, 4, 0, 0, 0, 0, 0]),
     );
-    both(
-        r,
-        ["IPv6 authentication", "IPv6 authentication for another"],
-        &v6,
-        IpExtension,
-        |s| extended(s, 51, [6, 0, 0, 0, 0, 0, 0, 0]),
-    );
+    // IPsec, and what is not around TCP, is the host's, for a VIP too.
+    for (name, kind, next) in [
+        ("IPv6 authentication", 51, 6),
+        ("IPv6 encapsulation", 50, 6),
+        ("IPv6 fragment of UDP", 44, 17),
+        ("IPv6 hop-by-hop around ICMPv6", 0, 58),
+    ] {
+        let (frame, bytes) = extended(&v6, kind, [next, 0, 0, 0, 0, 0, 0, 0]);
+        r.push(Row::raw(name, frame, bytes));
+    }
     both(
         r,
         ["IPv4 options", "IPv4 options for another"],
