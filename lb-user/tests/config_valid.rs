@@ -352,6 +352,6 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 19, "{text}");
+    assert_eq!(defaults, 20, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
 }
