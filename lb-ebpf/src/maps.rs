@@ -32,11 +32,11 @@ pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
 
 /// Packets and bytes by verdict.
 #[map]
-pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Verdict::COUNT, 0);
+pub static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Verdict::CAPACITY, 0);
 
 /// The same for what the agent decides; only the agent writes to it.
 #[map]
-pub static AGENT_COUNTERS: Array<Counter> = Array::pinned(Verdict::COUNT, 0);
+pub static AGENT_COUNTERS: Array<Counter> = Array::pinned(Verdict::CAPACITY, 0);
 
 /// Token bucket of the RSTs.
 #[map]

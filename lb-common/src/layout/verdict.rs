@@ -25,6 +25,8 @@ macro_rules! verdicts {
             pub const ALL: &[Self] = &[$(Self::$name,)+];
             /// One more than the highest number.
             pub const COUNT: u32 = Self::ALL.len() as u32;
+            /// Entries of the maps of counters: a new verdict must not change a pinned map's size.
+            pub const CAPACITY: u32 = 64;
 
             /// Name in metrics, status and logs.
             #[must_use]
@@ -129,6 +131,8 @@ verdicts! {
     /// ICMP "packet too big" about a spliced packet, passed on to its sender.
     PathMtu = 45 => "path_mtu",
 }
+
+const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);
 
 #[cfg(test)]
 mod tests {
