@@ -4,7 +4,7 @@
 //! updated incrementally (RFC 1624), so a packet that came damaged leaves damaged.
 
 use crate::checksum::Sum;
-use crate::layout::Flow;
+use crate::layout::{Flow, by_words};
 use crate::options::{self, BUFFER, Step, get4, kind, put4};
 use crate::window::rescale;
 use crate::wire::{Ipv4, Ipv6, Tcp, flag};
@@ -37,8 +37,8 @@ pub const fn ipv6(ip: &mut Ipv6, flow: &Flow) -> Result<(), TtlExpired> {
         return Err(TtlExpired);
     }
     ip.hop_limit -= 1;
-    ip.src = flow.new_src;
-    ip.dst = flow.new_dst;
+    ip.src = by_words(&flow.new_src);
+    ip.dst = by_words(&flow.new_dst);
     Ok(())
 }
 

@@ -115,12 +115,8 @@ pub fn turn_round(ctx: &XdpContext) -> bool {
     let Some(eth) = at::<Eth>(ctx, 0) else {
         return false;
     };
-    // SAFETY: `at` checked the bounds.
-    unsafe {
-        let src = (*eth).src;
-        (*eth).src = (*eth).dst;
-        (*eth).dst = src;
-    }
+    // SAFETY: `at` checked the bounds; the two fields don't overlap.
+    unsafe { core::mem::swap(&mut (*eth).src, &mut (*eth).dst) };
     const { assert!(ETH_LEN == 14) };
     true
 }

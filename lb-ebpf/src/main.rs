@@ -10,6 +10,10 @@
 //! - [`note`]: messages, if they are asked for
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "map keys and values by reference: by value they would be copied to the stack, which has 512 bytes"
+)]
 // For the one-line register barriers before helper calls (`frame::opaque`).
 #![feature(asm_experimental_arch)]
 

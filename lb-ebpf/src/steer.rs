@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
-use lb_common::layout::{EndpointKey, FlowKey, Verdict, v4_mapped};
+use lb_common::layout::{EndpointKey, FlowKey, Verdict, by_words, v4_mapped};
 use lb_common::wire::{
     ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, PROTO_ICMP,
     PROTO_ICMPV6, PROTO_TCP, TCP_LEN, Tcp, VLAN_LEN, is_v6_extension, is_vlan,
@@ -163,8 +163,8 @@ fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
     let (src_port, dst_port) = ports(tcp);
     let p = Parsed {
         key: FlowKey {
-            src: ip.src,
-            dst: ip.dst,
+            src: by_words(&ip.src),
+            dst: by_words(&ip.dst),
             src_port,
             dst_port,
         },

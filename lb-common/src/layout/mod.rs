@@ -36,6 +36,24 @@ pub const fn v4_mapped(v4: [u8; 4]) -> [u8; 16] {
     ]
 }
 
+/// An address copied word by word: as an array it would be copied by bytes, for BPF's memcpy of
+/// unaligned memory is a loop over bytes.
+#[inline(always)]
+#[must_use]
+pub const fn by_words(a: &[u8; 16]) -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let word = u32::from_ne_bytes([a[i], a[i + 1], a[i + 2], a[i + 3]]).to_ne_bytes();
+        out[i] = word[0];
+        out[i + 1] = word[1];
+        out[i + 2] = word[2];
+        out[i + 3] = word[3];
+        i += 4;
+    }
+    out
+}
+
 /// Declares that a layout may be copied to and from a map byte by byte.
 #[cfg(feature = "user")]
 macro_rules! pod {
