@@ -142,19 +142,22 @@ impl Sweeper {
         flow.idle_limit != 0 && age > flow.idle_limit
     }
 
-    fn client_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
-        // It may have moved on since the batch was read.
-        let Some(flow) = self
-            .kernel
-            .get(key)
-            .filter(|f| f.state == seen.state && f.last_seen == seen.last_seen)
-        else {
-            return;
-        };
+    /// The entry as it is now, if it hasn't moved on since the batch was read. One of an abandoned
+    /// set-up is removed.
+    fn still_open(&mut self, key: &FlowKey, seen: &Flow) -> Option<Flow> {
+        let unchanged = |f: &Flow| f.state == seen.state && f.last_seen == seen.last_seen;
+        let flow = self.kernel.get(key).filter(unchanged)?;
         if flow.state != State::Open as u8 {
             self.kernel.remove(key);
-            return;
+            return None;
         }
+        Some(flow)
+    }
+
+    fn client_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
+        let Some(flow) = self.still_open(key, seen) else {
+            return;
+        };
         let pair_key = flow.pair();
         let pair = self.kernel.get(&pair_key).filter(|pair| pair.leads_to(key));
         let age = |f: &Flow| ticks::since(now, f.last_seen);
@@ -173,17 +176,9 @@ impl Sweeper {
     }
 
     fn backend_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
-        let Some(flow) = self
-            .kernel
-            .get(key)
-            .filter(|f| f.state == seen.state && f.last_seen == seen.last_seen)
-        else {
+        let Some(flow) = self.still_open(key, seen) else {
             return;
         };
-        if flow.state != State::Open as u8 {
-            self.kernel.remove(key);
-            return;
-        }
         // With its client's entry, that one decides; it goes first. One that the client made with the
         // same port since then is another connection's.
         let client = self.kernel.get(&flow.pair());
