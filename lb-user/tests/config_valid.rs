@@ -97,11 +97,13 @@ fn the_contract_is_read_as_written() {
         check: Check::Http {
             port: 18083,
             path: "/api/v5/status".into(),
+            availability: None,
         },
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
         rise: 2,
         fall: 2,
+        jitter: 10,
     };
     assert_eq!(pool.health, Some(health));
     let [backend] = &pool.backends[..] else {

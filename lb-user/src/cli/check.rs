@@ -117,7 +117,7 @@ fn summary(config: &Config) -> String {
 fn health(health: &Health) -> String {
     let every = show_duration(health.interval);
     match &health.check {
-        Check::Http { port, path } => format!("http :{port}{path} every {every}"),
+        Check::Http { port, path, .. } => format!("http :{port}{path} every {every}"),
         Check::Tcp { port } => format!("tcp{} every {every}", show_port(*port)),
         Check::Mqtt { port } => format!("mqtt{} every {every}", show_port(*port)),
     }
@@ -195,7 +195,7 @@ fn describe(config: &Config) -> Value {
 
 fn describe_health(health: &Health) -> Value {
     let (kind, port, path) = match &health.check {
-        Check::Http { port, path } => ("http", Some(*port), Some(path)),
+        Check::Http { port, path, .. } => ("http", Some(*port), Some(path)),
         Check::Tcp { port } => ("tcp", *port, None),
         Check::Mqtt { port } => ("mqtt", *port, None),
     };

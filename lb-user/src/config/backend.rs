@@ -72,6 +72,7 @@ fn read(problems: &Problems, resolver: Resolver, title: &str, node: &Node) -> Op
         name: name?.value,
         addresses: addresses?,
         weight: weight?,
+        max_flows: None,
     })
 }
 

@@ -22,7 +22,7 @@ mod variables;
 
 pub use model::{
     Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
-    Listener, Mode, Policy, Pool, PoolId, Snat, Source, Timeouts, Xdp,
+    Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::{Resolver, system as system_resolver};

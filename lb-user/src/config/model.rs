@@ -111,6 +111,50 @@ pub struct Limits {
     pub sniff_bytes: usize,
     /// RSTs sent a second for packets that belong to no flow.
     pub rst_rate: u32,
+    /// Sources whose packets are dropped.
+    pub blocked_sources: Vec<Prefix>,
+    /// Client identifiers that are refused.
+    pub blocked_clients: Vec<String>,
+}
+
+/// An address prefix, host bits zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    pub address: IpAddr,
+    /// Length in bits of the address's own family: up to 32 or 128.
+    pub length: u8,
+}
+
+/// Events a second on average, and how many may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub per_second: u32,
+    /// At least 1.
+    pub burst: u32,
+}
+
+/// What one source prefix may do to a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceLimits {
+    /// Addresses with this many equal leading bits are one source.
+    pub v4_prefix: u8,
+    /// The same for IPv6.
+    pub v6_prefix: u8,
+    /// Connections at a time; `None`: no limit.
+    pub max_flows: Option<u32>,
+    /// CONNECTs; `None`: no limit.
+    pub connects: Option<Rate>,
+}
+
+impl SourceLimits {
+    /// No limit.
+    pub const NONE: Self = Self {
+        v4_prefix: 32,
+        v6_prefix: 64,
+        max_flows: None,
+        connects: None,
+    };
 }
 
 /// `[[listener]]`: VIPs that clients connect to.
@@ -124,6 +168,8 @@ pub struct Listener {
     pub source: Source,
     /// Send a PROXY protocol v2 header in front of the client's CONNECT.
     pub proxy_protocol: bool,
+    /// Most connections at a time; `None`: no limit of its own.
+    pub max_flows: Option<u32>,
 }
 
 /// Which of the two data paths serves a listener. `auto` in the file is settled by the parser.
@@ -152,6 +198,13 @@ pub struct Pool {
     pub policy: Policy,
     /// `None`: no active checks.
     pub health: Option<Health>,
+    /// How long a backend that comes back takes to get its full share; zero: at once.
+    pub slow_start: Duration,
+    /// Connections a second that are ended when their backend goes down; `None`: all at once.
+    pub reset_rate: Option<u32>,
+    pub sources: SourceLimits,
+    /// CONNECTs with one client identifier; `None`: no limit.
+    pub client_connects: Option<Rate>,
     /// At least one, at least one with a weight above 0, names and addresses unique in the pool.
     pub backends: Vec<Backend>,
 }
@@ -161,6 +214,13 @@ pub struct Pool {
 pub enum Policy {
     /// Smooth weighted round robin.
     RoundRobin,
+    /// Fewest live connections in proportion to the weight.
+    LeastConnections,
+    /// Weighted rendezvous hashing of the client identifier with bounded load.
+    Consistent {
+        /// Most connections of a backend, in percent of its fair share; more than 100.
+        max_load: u32,
+    },
 }
 
 /// `health = { … }`: how a pool's backends are checked.
@@ -175,13 +235,20 @@ pub struct Health {
     pub rise: u32,
     /// Failed checks in a row that take a backend down, at least 1.
     pub fall: u32,
+    /// The interval varies by up to this many percent, so that checks spread.
+    pub jitter: u32,
 }
 
 /// What one health check does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// `GET path`; 200 is up.
-    Http { port: u16, path: String },
+    /// `GET path`; 200 is up. `GET availability` too, if set: 503 means that the node is being
+    /// evacuated, 404 that it knows no such thing.
+    Http {
+        port: u16,
+        path: String,
+        availability: Option<String>,
+    },
     /// A TCP connection; `None`: to the backend's own port.
     Tcp { port: Option<u16> },
     /// An MQTT CONNECT; `None`: to the backend's own port.
@@ -196,6 +263,8 @@ pub struct Backend {
     pub addresses: Vec<BackendAddress>,
     /// 0: takes no new clients, only those bound to it.
     pub weight: u16,
+    /// Most connections at a time; `None`: no limit.
+    pub max_flows: Option<u32>,
 }
 
 impl Backend {
@@ -259,6 +328,8 @@ impl Policy {
     pub fn as_str(self) -> &'static str {
         match self {
             Policy::RoundRobin => "round-robin",
+            Policy::LeastConnections => "least-connections",
+            Policy::Consistent { .. } => "consistent",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::backend;
-use super::model::{Check, Health, Policy, Pool};
+use super::model::{Check, Health, Policy, Pool, SourceLimits};
 use super::problem::{At, Problems};
 use super::resolve::Resolver;
 use super::section::{Section, check_name, text};
@@ -73,6 +73,10 @@ fn read(problems: &Problems, resolver: Resolver, entry: &Entry) -> Option<Draft>
         name: name.value.clone(),
         policy,
         health,
+        slow_start: Duration::ZERO,
+        reset_rate: None,
+        sources: SourceLimits::NONE,
+        client_connects: None,
         backends,
     };
     Some(Draft {
@@ -112,6 +116,7 @@ fn health(problems: &Problems, node: &Node) -> Option<Health> {
         timeout,
         rise,
         fall,
+        jitter: 10,
     })
 }
 
@@ -144,6 +149,7 @@ fn check(problems: &Problems, section: &Section) -> Option<Check> {
         Kind::Http => Some(Check::Http {
             port: port.unwrap_or(18_083),
             path: path(problems, section)?,
+            availability: None,
         }),
         Kind::Tcp => Some(Check::Tcp { port }),
         Kind::Mqtt => Some(Check::Mqtt { port }),

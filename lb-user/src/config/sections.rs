@@ -237,5 +237,7 @@ pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
         rst_rate: section
             .integer("rst_rate", 0..=10_000_000)
             .map_or(10_000, |rate| rate.value),
+        blocked_sources: Vec::new(),
+        blocked_clients: Vec::new(),
     }
 }
