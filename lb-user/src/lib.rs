@@ -3,13 +3,15 @@
 //! - [`config`]: the configuration file; [`cli`]: the commands; [`admin`]: the HTTP interface
 //! - [`agent`]: the running agent, made of
 //!   [`setup`] (connection set-up, without I/O), [`select`] (the choice of a backend),
-//!   [`dataplane`] (programs and maps) and [`net`] (links, routes, neighbours, raw frames)
+//!   [`health`] (checks of the backends), [`dataplane`] (programs and maps) and [`net`] (links, routes,
+//!   neighbours, raw frames)
 
 pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod health;
 pub mod net;
 pub mod select;
 pub mod setup;

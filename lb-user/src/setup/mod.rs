@@ -30,7 +30,7 @@ mod path_mtu;
 mod prefix;
 mod reassembly;
 mod refusal;
-mod rng;
+pub(crate) mod rng;
 mod settings;
 mod snat;
 mod sniff;
