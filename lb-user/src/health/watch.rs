@@ -313,4 +313,19 @@ mod tests {
             assert!(!identifiers[..i].contains(identifier));
         }
     }
+
+    #[tokio::test]
+    async fn a_check_that_ends_behind_its_target_is_no_news() {
+        let (events, mut receiver) = mpsc::unbounded_channel();
+        let unjudged = Arc::new(channel::Sender::new(0));
+        let watched = Watched::start(target(1, 0), 500, 1, events, unjudged.clone());
+        let (target, verdict) = (watched.target.clone(), watched.verdict.clone());
+        let begun = verdict.lock().judge.begin();
+        assert_eq!(*unjudged.borrow(), 1);
+        drop(watched);
+        assert_eq!(*unjudged.borrow(), 0);
+        verdict.checked(&target, begun, State::Up, "late");
+        assert!(receiver.try_recv().is_err());
+        assert_eq!(*unjudged.borrow(), 0);
+    }
 }
