@@ -8,6 +8,7 @@
 //! - [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
 //! - [`note`]: messages, if they are asked for
+//! - [`measure`]: programs that only measurements run
 #![no_std]
 #![no_main]
 #![expect(
@@ -21,6 +22,7 @@ mod count;
 mod frame;
 mod icmp;
 mod maps;
+mod measure;
 mod newcomer;
 mod note;
 mod punt;
@@ -41,6 +43,12 @@ pub fn mqlb(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn mqlb_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// The packet path on a packet that it has met before: what measurements repeat.
+#[xdp]
+pub fn mqlb_measured(ctx: XdpContext) -> u32 {
+    measure::measured(&ctx)
 }
 
 #[unsafe(no_mangle)]
