@@ -18,6 +18,7 @@
 // For the one-line register barriers before helper calls (`frame::opaque`).
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod count;
 mod frame;
 mod icmp;

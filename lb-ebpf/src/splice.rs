@@ -3,16 +3,15 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_loop, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_loop, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::layout::{Flow, Hop, PuntKind, State, Verdict, flags, ticks};
+use lb_common::layout::{Flow, Hop, PuntKind, State, Verdict, flags};
 use lb_common::options::{BUFFER, MAX};
 use lb_common::rewrite::{self, ALIGNED_TIMESTAMPS};
 use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
 
+use crate::clock;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
@@ -52,8 +51,7 @@ pub fn known(ctx: &XdpContext, p: &Parsed, entry: *mut Flow) -> u32 {
     }
     // A client that tries to begin anew doesn't keep the old connection alive.
     if p.flags & flag::SYN == 0 {
-        // SAFETY: the helper only reads a clock.
-        flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+        flow.last_seen = clock::now();
     }
     flow.packets += 1;
     flow.bytes += p.length as u64;
