@@ -2,7 +2,8 @@
 //! decided by `lb_common`, the same code that is tested in user space.
 //!
 //! - [`steer`]: from the Ethernet header to one of the handlers
-//! - [`splice`]: a packet of a known flow (the fast path)
+//! - [`straight`]: the fast path, what nearly every packet is
+//! - [`splice`]: any packet of a known flow
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
 //! - [`syn`], [`reset`]: answers made in place
 //! - [`punt`]: hand a packet to the agent
@@ -30,6 +31,7 @@ mod punt;
 mod reset;
 mod splice;
 mod steer;
+mod straight;
 mod syn;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
