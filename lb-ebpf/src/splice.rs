@@ -58,17 +58,26 @@ pub fn known(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if p.flags & flag::SYN == 0 {
         flow.last_seen = clock::now();
     }
-    leave(ctx, flow, p.length, has_ack, p.ack)
+    record(flow, p.length, has_ack.then_some(p.ack));
+    leave(ctx, flow, p.length)
 }
 
-/// Counts a packet that is rewritten, and sends it on. `ack` as the sender sent it.
+/// Notes in a flow's entry that a packet is spliced: `length` and the acknowledgement number as the
+/// sender sent them.
 #[inline(always)]
-pub fn leave(ctx: &XdpContext, flow: &mut Flow, length: u32, has_ack: bool, ack: u32) -> u32 {
+pub fn record(flow: &mut Flow, length: u32, ack: Option<u32>) {
     flow.packets += 1;
     flow.bytes += length as u64;
-    if has_ack && ack.wrapping_sub(flow.last_ack) < 0x8000_0000 {
+    if let Some(ack) = ack
+        && ack.wrapping_sub(flow.last_ack) < 0x8000_0000
+    {
         flow.last_ack = ack;
     }
+}
+
+/// Counts a packet that was rewritten, and sends it on.
+#[inline(always)]
+pub fn leave(ctx: &XdpContext, flow: &Flow, length: u32) -> u32 {
     count(Verdict::Spliced, length);
     // SAFETY: the context is ours.
     if flow.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {

@@ -1,7 +1,7 @@
 //! The straight path: what nearly every packet of an open connection is.
 //!
-//! An untagged frame of TCP over IPv4 or IPv6, without SYN, FIN and RST, of an open connection whose
-//! next hops are as they were; its options are none, aligned timestamps, aligned SACK blocks, or both
+//! An untagged frame of TCP over IPv4 or IPv6, with ACK and without SYN, FIN and RST, of an open
+//! connection whose next hops are as they were; its options are none, aligned timestamps, aligned SACK blocks, or both
 //! in this order. Everything is at a constant offset then, and little has to be kept in registers.
 //! Whatever is not so is left untouched to the general way ([`crate::steer`]), which would do the same.
 
@@ -52,13 +52,21 @@ impl Lookup {
 /// Splices a frame if it is of the usual kind.
 #[inline(always)]
 pub fn splice(ctx: &XdpContext) -> Way {
-    let Some(eth) = at::<Eth>(ctx, 0) else {
+    // The shorter of the two.
+    let Some(frame) = at::<Frame<Ipv4>>(ctx, 0) else {
         return Way::General(Lookup::NOT_YET);
     };
-    // SAFETY: `at` checked the bounds.
-    match u16::from_be_bytes(unsafe { (*eth).kind }) {
-        ETHERTYPE_IPV4 => way::<Ipv4>(ctx),
-        ETHERTYPE_IPV6 => way::<Ipv6>(ctx),
+    // SAFETY: `at` checked the bounds; nothing else refers to the frame.
+    let frame = unsafe { &mut *frame };
+    match u16::from_be_bytes(frame.eth.kind) {
+        ETHERTYPE_IPV4 => way(ctx, frame),
+        ETHERTYPE_IPV6 => {
+            let Some(frame) = at::<Frame<Ipv6>>(ctx, 0) else {
+                return Way::General(Lookup::NOT_YET);
+            };
+            // SAFETY: as above.
+            way(ctx, unsafe { &mut *frame })
+        }
         _ => Way::General(Lookup::NOT_YET),
     }
 }
@@ -120,17 +128,12 @@ impl Ip for Ipv6 {
 }
 
 #[inline(always)]
-fn way<I: Ip>(ctx: &XdpContext) -> Way {
-    let Some(frame) = at::<Frame<I>>(ctx, 0) else {
-        return Way::General(Lookup::NOT_YET);
-    };
-    // SAFETY: `at` checked the bounds; nothing else refers to the frame.
-    let frame = unsafe { &mut *frame };
+fn way<I: Ip>(ctx: &XdpContext, frame: &mut Frame<I>) -> Way {
     let Some(bytes) = frame.ip.usual() else {
         return Way::General(Lookup::NOT_YET);
     };
     let tcp_len = frame.tcp.header_len() as u32;
-    if frame.tcp.flags & (flag::SYN | flag::FIN | flag::RST) != 0
+    if frame.tcp.flags & (flag::SYN | flag::FIN | flag::RST | flag::ACK) != flag::ACK
         || tcp_len < TCP_LEN as u32
         || bytes < size_of::<I>() as u32 + tcp_len
         || ETH_LEN + bytes as usize > length(ctx)
@@ -160,15 +163,15 @@ fn way<I: Ip>(ctx: &XdpContext) -> Way {
     {
         return general;
     }
-    let (has_ack, ack) = (frame.tcp.flags & flag::ACK != 0, frame.tcp.ack());
-    let Some(change) = options::<I>(ctx, tcp_len - TCP_LEN as u32, flow, has_ack) else {
+    let Some(change) = options::<I>(ctx, tcp_len - TCP_LEN as u32, flow) else {
         return general;
     };
+    splice::record(flow, bytes, Some(frame.tcp.ack()));
     frame.ip.rewrite(flow);
-    rewrite::tcp(&mut frame.tcp, flow, change);
+    rewrite::tcp_known(&mut frame.tcp, flow, change, true, false);
     splice::macs(&mut frame.eth, flow);
     flow.last_seen = clock::now();
-    Way::Gone(splice::leave(ctx, flow, bytes, has_ack, ack))
+    Way::Gone(splice::leave(ctx, flow, bytes))
 }
 
 /// Whether either of a client's next hops isn't what its entry knows.
@@ -185,7 +188,7 @@ fn hop_moved(ctx: &XdpContext, eth: &Eth, flow: &Flow) -> bool {
 /// Rewrites `len` bytes of options and gives the change of the sum; `None` if they are unusual, and
 /// then they are untouched.
 #[inline(always)]
-fn options<I>(ctx: &XdpContext, len: u32, flow: &Flow, has_ack: bool) -> Option<Sum> {
+fn options<I>(ctx: &XdpContext, len: u32, flow: &Flow) -> Option<Sum> {
     if len == 0 {
         return Some(Sum::ZERO);
     }
@@ -198,10 +201,10 @@ fn options<I>(ctx: &XdpContext, len: u32, flow: &Flow, has_ack: bool) -> Option<
         return sacks(ctx, start, len, flow);
     }
     if len == 12 {
-        return Some(rewrite::timestamps(block, flow, has_ack));
+        return Some(rewrite::timestamps(block, flow, true));
     }
     let sum = sacks(ctx, start + 12, len.wrapping_sub(12), flow)?;
-    Some(Sum(sum.0 + rewrite::timestamps(block, flow, has_ack).0))
+    Some(Sum(sum.0 + rewrite::timestamps(block, flow, true).0))
 }
 
 /// The same for options that are SACK blocks alone.

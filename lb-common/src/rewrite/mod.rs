@@ -60,17 +60,24 @@ pub const fn ipv6_alive(ip: &mut Ipv6, flow: &Flow) {
 /// Rewrites a TCP header. `options` is the change that the options made to the checksum.
 #[inline(always)]
 pub fn tcp(tcp: &mut Tcp, flow: &Flow, options: Sum) {
+    let (has_ack, is_syn) = (tcp.has(flag::ACK), tcp.has(flag::SYN));
+    tcp_known(tcp, flow, options, has_ack, is_syn);
+}
+
+/// The same where it is known whether ACK is set, and SYN.
+#[inline(always)]
+pub fn tcp_known(tcp: &mut Tcp, flow: &Flow, options: Sum, has_ack: bool, is_syn: bool) {
     let mut sum = Sum::of_field(tcp.check);
     sum.0 += options.0 + flow.l4_diff as u64;
     let seq = tcp.seq().wrapping_add(flow.seq_add).to_be_bytes();
     sum.replace4(tcp.seq, seq);
     tcp.seq = seq;
-    if tcp.has(flag::ACK) {
+    if has_ack {
         let ack = tcp.ack().wrapping_add(flow.ack_add).to_be_bytes();
         sum.replace4(tcp.ack, ack);
         tcp.ack = ack;
     }
-    if flow.window_shift != 0 && !tcp.has(flag::SYN) {
+    if flow.window_shift != 0 && !is_syn {
         let window = rescale(u16::from_be_bytes(tcp.window), flow.window_shift).to_be_bytes();
         sum.replace(&tcp.window, &window);
         tcp.window = window;
