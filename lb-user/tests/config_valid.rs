@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use mqlb::config::{Check, Config, Datapath, Health, Mode, Policy, PoolId, Source, parse};
+use mqlb::config::{
+    Check, Config, Datapath, Health, Mode, Policy, PoolId, Rate, Source, SourceLimits, parse,
+};
 
 fn environment(name: &str) -> Result<String, VarError> {
     match name {
@@ -97,7 +99,7 @@ fn the_contract_is_read_as_written() {
         check: Check::Http {
             port: 18083,
             path: "/api/v5/status".into(),
-            availability: None,
+            availability: Some("/api/v5/load_rebalance/availability_check".into()),
         },
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
@@ -141,8 +143,19 @@ fn defaults_stand_in_for_what_is_left_out() {
         (config.limits.client_id, config.limits.sniff_bytes),
         (4096, 16_384)
     );
-    assert_eq!(config.limits.rst_rate, 10_000);
+    assert_eq!(
+        (config.limits.rst_rate, config.limits.refusal_rate),
+        (10_000, 10_000)
+    );
+    assert!(config.limits.blocked_sources.is_empty() && config.limits.blocked_clients.is_empty());
+    assert_eq!(config.listeners[0].max_flows, None);
     let pool = &config.pools[0];
+    assert_eq!((pool.slow_start, pool.reset_rate), (Duration::ZERO, None));
+    assert_eq!(
+        (pool.sources, pool.client_connects),
+        (SourceLimits::NONE, None)
+    );
+    assert_eq!(pool.backends[0].max_flows, None);
     assert_eq!(
         (pool.policy, &pool.health, pool.backends[0].weight),
         (Policy::RoundRobin, &None, 1)
@@ -173,6 +186,9 @@ closed = "5s"
 client_id = 23
 sniff_bytes = 0x400
 rst_rate = 0
+refusal_rate = 5
+blocked_sources = ["203.0.113.0/24", "2001:db8::/32", "198.51.100.7"]
+blocked_clients = ["sensor-1", "ü"]
 "#,
         SMALL.replace(
             "xdp.interfaces",
@@ -209,6 +225,82 @@ rst_rate = 0
         ),
         (23, 1024, 0)
     );
+    assert_eq!(config.limits.refusal_rate, 5);
+    let blocked: Vec<String> = config
+        .limits
+        .blocked_sources
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        blocked,
+        ["203.0.113.0/24", "2001:db8::/32", "198.51.100.7/32"]
+    );
+    assert_eq!(config.limits.blocked_clients, ["sensor-1", "ü"]);
+}
+
+#[test]
+fn everything_of_a_pool_can_be_set() {
+    let config = config(
+        r#"
+xdp.interfaces = ["eth0"]
+[[listener]]
+name = "mqtt"
+bind = "10.77.0.2:1883"
+pool = "emqx"
+max_flows = 5000
+[pool.emqx]
+policy = "consistent"
+max_load = 150
+slow_start = "30s"
+reset_rate = "500/s"
+client_connects = "1/s burst 5"
+sources = { ipv4_prefix = 24, ipv6_prefix = 48, max_flows = 100, connects = "20/s" }
+health = { kind = "http", availability = "off", jitter = 0 }
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+max_flows = "2000"
+"#,
+    );
+    assert_eq!(config.listeners[0].max_flows, Some(5000));
+    let pool = &config.pools[0];
+    assert_eq!(pool.policy, Policy::Consistent { max_load: 150 });
+    assert_eq!(
+        (pool.slow_start, pool.reset_rate),
+        (Duration::from_secs(30), Some(500))
+    );
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    assert_eq!(pool.client_connects, rate(1, 5));
+    let sources = SourceLimits {
+        v4_prefix: 24,
+        v6_prefix: 48,
+        max_flows: Some(100),
+        connects: rate(20, 20),
+    };
+    assert_eq!(pool.sources, sources);
+    assert_eq!(pool.backends[0].max_flows, Some(2000));
+    let health = pool.health.as_ref().unwrap();
+    assert_eq!(health.jitter, 0);
+    assert!(matches!(
+        &health.check,
+        Check::Http {
+            availability: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn policies_have_their_defaults() {
+    for (word, policy) in [
+        ("round-robin", Policy::RoundRobin),
+        ("least-connections", Policy::LeastConnections),
+        ("consistent", Policy::Consistent { max_load: 125 }),
+    ] {
+        let config = config(&format!("{SMALL}[pool.emqx]\npolicy = \"{word}\"\n"));
+        assert_eq!(config.pools[0].policy, policy);
+    }
 }
 
 #[test]
@@ -354,6 +446,6 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 20, "{text}");
+    assert_eq!(defaults, 23, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
 }

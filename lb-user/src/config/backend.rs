@@ -9,7 +9,7 @@ use super::section::Section;
 use super::tree::{Node, Value};
 use super::value::{self, Endpoint};
 
-const KEYS: [&str; 3] = ["name", "address", "weight"];
+const KEYS: [&str; 4] = ["name", "address", "weight", "max_flows"];
 const ADDRESS: &str = "\"10.0.0.2:1883\"";
 
 /// The backends of one pool that could be read, and whether that is all of them.
@@ -72,7 +72,7 @@ fn read(problems: &Problems, resolver: Resolver, title: &str, node: &Node) -> Op
         name: name?.value,
         addresses: addresses?,
         weight: weight?,
-        max_flows: None,
+        max_flows: section.max_flows(),
     })
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod backend;
 mod check;
+mod health;
 mod listener;
 mod model;
 mod pool;
