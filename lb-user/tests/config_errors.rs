@@ -40,6 +40,9 @@ pool = "emqx"
 fn problems(text: &str) -> Vec<Problem> {
     let environment = |_: &str| Err(VarError::NotPresent);
     let resolver = |host: &str, port| match host {
+        "many.example" => Ok((7..10)
+            .map(|n| SocketAddr::from(([10, 77, 1, n], port)))
+            .collect()),
         "two.example" => Ok(vec![SocketAddr::from(([10, 77, 1, 2], port))]),
         "empty.example" => Ok(vec![]),
         _ => Err(io::Error::other("no such host")),
@@ -194,6 +197,7 @@ const ROWS: &[Row] = &[
     row("weight = 5", "weight = -1", 19, "weight = -1 is out of range", "from 0 to 65535"),
     row("name = \"emqx2\"", "name = \"emqx1\"", 20, "the backend \"emqx1\" is already defined in line 16", "a name of its own"),
     row("10.77.1.3:1883", "10.77.1.2:1883", 20, "10.77.1.2:1883 is already the address of \"emqx1\" in line 16", "each node once"),
+    row("name = \"emqx1\"\naddress = \"10.77.1.2:1883\"", "name = \"emqx1\"\naddress = \"many.example:1883\"\n[[pool.emqx.backend]]\nname = \"emqx1-10.77.1.8\"\naddress = \"10.77.1.4:1883\"", 19, "\"emqx1-10.77.1.8\" is already defined in line 16", "a name of its own"),
     row("10.77.1.3:1883", "two.example:1883", 20, "10.77.1.2:1883 (two.example) is already the address", "each node once"),
 ];
 

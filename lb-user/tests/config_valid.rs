@@ -18,10 +18,13 @@ fn environment(name: &str) -> Result<String, VarError> {
     }
 }
 
-/// Knows one host, with two addresses of each family.
+/// Knows a host with two addresses of each family, and one with one of each. Answers are in no order.
 fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match host {
-        "emqx1.example" => Ok(["10.0.0.9", "10.0.0.2", "fd00::9", "fd00::2"]
+        "emqx1.example" => Ok(["10.0.0.9", "fd00::9", "10.0.0.2", "10.0.0.9", "fd00::2"]
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+            .to_vec()),
+        "both.example" => Ok(["fd00::7", "10.0.0.7"]
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
             .to_vec()),
         _ => Err(io::Error::other("no such host")),
@@ -316,30 +319,79 @@ fn variables_reach_strings_and_quoted_numbers() {
     assert_eq!(config.pools[0].backends[0].weight, 7);
 }
 
+/// Name and addresses of each backend of the first pool.
+fn backends(config: &Config) -> Vec<(String, Vec<String>)> {
+    let shown = |address: &mqlb::config::BackendAddress| address.to_string();
+    config.pools[0]
+        .backends
+        .iter()
+        .map(|b| (b.name.clone(), b.addresses.iter().map(shown).collect()))
+        .collect()
+}
+
+fn one(name: &str, addresses: &[&str]) -> (String, Vec<String>) {
+    (
+        name.to_owned(),
+        addresses.iter().map(|a| (*a).to_owned()).collect(),
+    )
+}
+
 #[test]
-fn names_resolve_to_the_lowest_address_of_each_family() {
-    let config = config(&SMALL.replace("10.77.1.2:1883", "emqx1.example:1884"));
-    let backend = &config.pools[0].backends[0];
-    assert_eq!(backend.ipv4(), Some("10.0.0.2:1884".parse().unwrap()));
-    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
-    assert!(
-        backend
-            .addresses
-            .iter()
-            .all(|address| address.host.as_deref() == Some("emqx1.example"))
+fn a_name_with_one_address_of_each_family_is_one_backend() {
+    let config = config(&SMALL.replace("10.77.1.2:1883", "both.example:1884"));
+    let addresses = [
+        "10.0.0.7:1884 (both.example)",
+        "[fd00::7]:1884 (both.example)",
+    ];
+    assert_eq!(backends(&config), [one("emqx1", &addresses)]);
+}
+
+#[test]
+fn a_name_with_several_addresses_is_a_backend_for_each() {
+    let text = SMALL.replace(
+        "\"10.77.1.2:1883\"",
+        "\"emqx1.example:1884\"\nweight = 7\nmax_flows = 9",
     );
+    let config = config(&text);
+    let expected = [
+        one("emqx1-10.0.0.2", &["10.0.0.2:1884 (emqx1.example)"]),
+        one("emqx1-10.0.0.9", &["10.0.0.9:1884 (emqx1.example)"]),
+        one("emqx1-fd00--2", &["[fd00::2]:1884 (emqx1.example)"]),
+        one("emqx1-fd00--9", &["[fd00::9]:1884 (emqx1.example)"]),
+    ];
+    assert_eq!(backends(&config), expected);
+    let pool = &config.pools[0];
+    assert!(
+        pool.backends
+            .iter()
+            .all(|b| (b.weight, b.max_flows) == (7, Some(9)))
+    );
+}
+
+#[test]
+fn names_with_several_ports_say_them() {
+    let text = SMALL.replace(
+        "\"10.77.1.2:1883\"",
+        r#"["both.example:1884", "both.example:1885"]"#,
+    );
+    let names: Vec<_> = backends(&config(&text)).into_iter().map(|b| b.0).collect();
+    let expected = [
+        "10.0.0.7-1884",
+        "fd00--7-1884",
+        "10.0.0.7-1885",
+        "fd00--7-1885",
+    ];
+    assert_eq!(names, expected.map(|end| format!("emqx1-{end}")));
 }
 
 #[test]
 fn an_address_wins_over_a_name_of_its_family() {
     let text = SMALL.replace(
         "\"10.77.1.2:1883\"",
-        r#"["emqx1.example:1884", "10.77.1.2:1883"]"#,
+        r#"["both.example:1884", "10.77.1.2:1883"]"#,
     );
-    let config = config(&text);
-    let backend = &config.pools[0].backends[0];
-    assert_eq!(backend.ipv4(), Some("10.77.1.2:1883".parse().unwrap()));
-    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
+    let addresses = ["10.77.1.2:1883", "[fd00::7]:1884 (both.example)"];
+    assert_eq!(backends(&config(&text)), [one("emqx1", &addresses)]);
 }
 
 #[test]
