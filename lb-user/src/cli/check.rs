@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 use super::output::{print, print_json};
 use super::table::Table;
 use super::{Failure, output};
-use crate::config::{
-    self, Backend, Check, Config, Health, Listener, Policy, SourceLimits, show_duration,
-};
+use crate::config::{self, Backend, Check, Config, Health, Listener, Policy, show_duration};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -129,12 +127,12 @@ fn summary(config: &Config) -> String {
     for pool in &config.pools {
         pools.row([
             pool.name.clone(),
-            policy(pool.policy),
+            pool.policy.to_string(),
             pool.health.as_ref().map_or("-".to_owned(), health),
             show_duration(pool.slow_start),
             pool.reset_rate
                 .map_or("at once".to_owned(), |rate| format!("{rate}/s")),
-            source_limits(&pool.sources),
+            pool.sources.to_string(),
             limit(pool.client_connects),
         ]);
         for backend in &pool.backends {
@@ -160,52 +158,8 @@ fn limit<T: ToString>(limit: Option<T>) -> String {
     limit.map_or("-".to_owned(), |limit| limit.to_string())
 }
 
-fn policy(policy: Policy) -> String {
-    match policy {
-        Policy::RoundRobin | Policy::LeastConnections => policy.as_str().to_owned(),
-        Policy::Consistent { max_load } => format!("{}, at most {max_load}%", policy.as_str()),
-    }
-}
-
-/// What a source may do, and what is a source.
-fn source_limits(limits: &SourceLimits) -> String {
-    let SourceLimits {
-        v4_prefix,
-        v6_prefix,
-        max_flows,
-        connects,
-    } = limits;
-    let limits: Vec<String> = max_flows
-        .iter()
-        .map(|most| format!("{most} flows"))
-        .chain(connects.iter().map(|rate| format!("{rate} CONNECTs")))
-        .collect();
-    match &limits[..] {
-        [] => "-".to_owned(),
-        limits => format!("{} each /{v4_prefix}, /{v6_prefix}", limits.join(", ")),
-    }
-}
-
 fn health(health: &Health) -> String {
-    let every = show_duration(health.interval);
-    match &health.check {
-        Check::Http {
-            port,
-            path,
-            availability,
-        } => {
-            let too = availability
-                .as_ref()
-                .map_or(String::new(), |path| format!(" and {path}"));
-            format!("http :{port}{path}{too} every {every}")
-        }
-        Check::Tcp { port } => format!("tcp{} every {every}", show_port(*port)),
-        Check::Mqtt { port } => format!("mqtt{} every {every}", show_port(*port)),
-    }
-}
-
-fn show_port(port: Option<u16>) -> String {
-    port.map_or(String::new(), |port| format!(" :{port}"))
+    format!("{} every {}", health.check, show_duration(health.interval))
 }
 
 fn proxy_protocol(listener: &Listener) -> &'static str {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 mod backend;
 mod check;
+mod diff;
 mod health;
 mod listener;
 mod model;
@@ -16,11 +17,13 @@ mod problem;
 mod resolve;
 mod section;
 mod sections;
+mod show;
 mod suggest;
 mod tree;
 mod value;
 mod variables;
 
+pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use model::{
     Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
     Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts, Xdp,

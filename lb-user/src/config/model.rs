@@ -4,7 +4,6 @@
 //! again: names are unique, every listener's pool exists, every listener's address family has a
 //! backend, addresses and ports are usable.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -351,30 +350,5 @@ impl Policy {
             Policy::LeastConnections => "least-connections",
             Policy::Consistent { .. } => "consistent",
         }
-    }
-}
-
-impl fmt::Display for BackendAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Some(host) => write!(f, "{} ({host})", self.socket),
-            None => write!(f, "{}", self.socket),
-        }
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.length)
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/s", self.per_second)?;
-        if self.burst != self.per_second {
-            write!(f, " burst {}", self.burst)?;
-        }
-        Ok(())
     }
 }
