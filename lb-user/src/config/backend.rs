@@ -170,7 +170,7 @@ fn addresses(
             }
             Err(message) => {
                 complete = false;
-                let help = "check the name and the resolver (getent hosts), or write an address";
+                let help = "check the name, /etc/hosts and /etc/resolv.conf, or write an address";
                 problems.report(&span, message, help);
             }
         }
