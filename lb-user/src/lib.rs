@@ -1,6 +1,6 @@
 //! mqlb's user side: the agent that sets connections up and keeps the data path, and the command line.
 //!
-//! - [`config`]: the configuration file; [`cli`]: the commands; [`admin`]: the HTTP interface
+//! - [`config`]: the configuration file, [`dns`]: the names in it; [`cli`]: the commands; [`admin`]: the HTTP interface
 //! - [`agent`]: the running agent, made of
 //!   [`setup`] (connection set-up, without I/O), [`select`] (the choice of a backend),
 //!   [`health`] (checks of the backends), [`dataplane`] (programs and maps) and [`net`] (links, routes,

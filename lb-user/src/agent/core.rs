@@ -285,6 +285,7 @@ impl Core {
             self.kernel.count(Verdict::IdleExpired, 0);
         }
         self.expired = found.expired;
+        self.steerer.counted(&found.by_slot);
         self.shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -40,6 +40,8 @@ pub struct Node {
     pub pool: usize,
     pub name: String,
     pub weight: u16,
+    /// Most connections at a time; `None`: no limit.
+    pub max_flows: Option<u32>,
     pub paths: Vec<Path>,
 }
 
@@ -110,7 +112,7 @@ fn assign(config: &Config, known: &[Backend]) -> anyhow::Result<Vec<Node>> {
                     Path { slot, address: a.socket, hop: None, generation, mss: 0, snat: Arc::new([]), tcp: None }
                 })
                 .collect();
-            Ok(Node { number, pool, name: backend.name.clone(), weight: backend.weight, paths })
+            Ok(Node { number, pool, name: backend.name.clone(), weight: backend.weight, max_flows: backend.max_flows, paths })
         })
         .collect()
 }

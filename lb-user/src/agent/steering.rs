@@ -5,9 +5,12 @@ use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
 use super::nodes::Node;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dataplane::clock;
-use crate::select::{self, NodeState, RoundRobin, Selector, node_of, slot};
+use crate::select::{
+    self, Client, Consistent, FULL, LeastConnections, NodeState, RoundRobin, Selector, node_key,
+    node_of, slot,
+};
 use crate::setup::{Choice, Failure, Request, Steering};
 
 /// How long a backend that failed is passed over while another one is left.
@@ -70,13 +73,13 @@ impl Steerer {
             .max()
             .unwrap_or(0);
         let mut selector = Selector::default();
-        for pool in 0..config.pools.len() {
+        for (pool, settings) in config.pools.iter().enumerate() {
             let members = nodes
                 .iter()
                 .filter(|n| n.pool == pool)
                 .map(|n| n.number)
                 .collect();
-            selector.add_pool(members, Box::new(RoundRobin::default()));
+            selector.add_pool(members, policy(settings.policy));
         }
         let mut steerer = Self {
             selector,
@@ -107,13 +110,33 @@ impl Steerer {
                 .any(|p| p.address.is_ipv4() == v4 && p.hop.is_some())
         };
         let node = select::Node {
+            key: node_key(&n.name),
             weight: n.weight,
+            ramp: FULL,
             state: NodeState::Up,
             v4: reachable(true),
             v6: reachable(false),
-            flows: 0,
+            max_flows: n.max_flows,
         };
         self.selector.set_node(n.number, node);
+    }
+
+    /// Takes over how many connections each backend has, by slot.
+    pub fn counted(&mut self, by_slot: &std::collections::HashMap<u16, u64>) {
+        for n in &self.nodes {
+            let of = |v4| by_slot.get(&slot(n.number, v4)).copied().unwrap_or(0);
+            let flows = u32::try_from(of(true) + of(false)).unwrap_or(u32::MAX);
+            self.selector.set_flows(n.number, flows);
+        }
+    }
+}
+
+/// The rule that the configuration names.
+fn policy(configured: config::Policy) -> Box<dyn select::Policy + Send> {
+    match configured {
+        config::Policy::RoundRobin => Box::<RoundRobin>::default(),
+        config::Policy::LeastConnections => Box::<LeastConnections>::default(),
+        config::Policy::Consistent { max_load } => Box::new(Consistent::new(max_load)),
     }
 }
 
@@ -128,9 +151,13 @@ impl Steering for Steerer {
                 .filter(|(_, until)| **until > now)
                 .map(|(number, _)| slot(number, request.v4)),
         );
+        let client = Client {
+            binding: request.client,
+            shared: request.shared,
+        };
         let mut choose = |tried: &[u16]| {
             self.selector
-                .choose(pool, request.v4, request.client, tried, &mut self.bindings)
+                .choose(pool, request.v4, client, tried, &mut self.bindings)
         };
         // A backend that failed a moment ago is better than none.
         let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
@@ -164,6 +191,7 @@ impl Steering for Steerer {
     }
 
     fn failed(&mut self, chosen: u16, reason: Failure) {
+        self.selector.failed(chosen);
         let number = usize::from(node_of(chosen));
         if let Some(tally) = self.tally.get_mut(number) {
             tally.failures += 1;
@@ -263,6 +291,7 @@ mod tests {
             pool: 0,
             name: "a".to_owned(),
             weight: 1,
+            max_flows: None,
             paths: vec![path],
         }
     }
