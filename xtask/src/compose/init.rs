@@ -11,9 +11,8 @@ use super::{COOKIE, COOKIE_LENGTH, PASSWORD, PASSWORD_LENGTH, SAMPLE, env_file, 
 #[derive(clap::Args)]
 pub struct Args {
     /// Shares of new clients that the three nodes get, 0 to 256 each: 1,1,1 for equal ones
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', num_args = 3,
-          value_parser = clap::value_parser!(u16).range(0..=256))]
-    weights: Vec<u16>,
+    #[arg(long, value_name = "A,B,C", value_parser = weights)]
+    weights: Option<[u16; 3]>,
     /// Profiles for COMPOSE_PROFILES: haproxy, tls, mqlb or node
     #[arg(long, value_parser = ["haproxy", "tls", "mqlb", "node"])]
     profile: Option<String>,
@@ -45,13 +44,24 @@ pub fn run(directory: &Path, args: &Args) -> Result<()> {
 fn filled(sample: &str, args: &Args) -> Result<String> {
     let mut text = env_file::set(sample, COOKIE, &secret::random(COOKIE_LENGTH)?)?;
     text = env_file::set(&text, PASSWORD, &secret::random(PASSWORD_LENGTH)?)?;
-    for (number, weight) in (1..).zip(&args.weights) {
+    for (number, weight) in (1..).zip(args.weights.iter().flatten()) {
         text = env_file::set(&text, &format!("EMQX{number}_WEIGHT"), &weight.to_string())?;
     }
     if let Some(profile) = &args.profile {
         text = env_file::set(&text, "COMPOSE_PROFILES", profile)?;
     }
     Ok(text)
+}
+
+/// `A,B,C`, each from 0 to HAProxy's maximum.
+fn weights(text: &str) -> Result<[u16; 3], String> {
+    let numbers: Option<Vec<u16>> = text
+        .split(',')
+        .map(|number| number.trim().parse().ok().filter(|number| *number <= 256))
+        .collect();
+    numbers
+        .and_then(|numbers| numbers.try_into().ok())
+        .ok_or_else(|| "three numbers from 0 to 256 are wanted: 5,2,3".to_owned())
 }
 
 fn create(file: &Path, text: &str) -> Result<()> {
@@ -106,7 +116,7 @@ mod tests {
 
     fn args() -> Args {
         Args {
-            weights: Vec::new(),
+            weights: None,
             profile: None,
         }
     }
@@ -172,7 +182,7 @@ mod tests {
     fn weights_and_profile_are_written() {
         let sample = std::fs::read_to_string(workspace::root().join(SAMPLE)).unwrap();
         let args = Args {
-            weights: vec![1, 0, 256],
+            weights: Some([1, 0, 256]),
             profile: Some("tls".into()),
         };
         let text = filled(&sample, &args).unwrap();
@@ -180,5 +190,13 @@ mod tests {
         assert_eq!(value(&text, "EMQX2_WEIGHT"), "0");
         assert_eq!(value(&text, "EMQX3_WEIGHT"), "256");
         assert_eq!(value(&text, "COMPOSE_PROFILES"), "tls");
+    }
+
+    #[test]
+    fn weights_are_three_numbers() {
+        assert_eq!(weights("5, 2,3"), Ok([5, 2, 3]));
+        for wrong in ["", "1,1", "1,1,1,1", "1,1,257", "1,1,x", "-1,1,1"] {
+            assert!(weights(wrong).is_err(), "{wrong}");
+        }
     }
 }
