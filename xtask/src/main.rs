@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => {
-            setup::ensure(&[Need::Build, Need::Kernel])?;
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
             eprintln!("xtask: everything is in place");
             Ok(())
         }
@@ -80,7 +80,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             run::lab(&args)
         }
         Command::Test(args) => {
-            setup::ensure(&[Need::Build, Need::Kernel])?;
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
             test::run(&args)
         }
         Command::Fmt => workspace::cargo(["fmt", "--all"]),
