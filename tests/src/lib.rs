@@ -8,7 +8,8 @@
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
 //! - [`balancer`]: [`mqlb`], or [`haproxy`] to compare with; [`http`] reads mqlb's status.
 //! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
-//!   [`websocket`] is MQTT's other transport.
+//!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
+//!   of the test's own.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once and how long they take ([`latency`]); [`raw`] is
 //!   one TCP connection, byte by byte.
 
@@ -16,6 +17,7 @@ pub mod balancer;
 pub mod broker;
 pub mod client;
 pub mod dns;
+pub mod docker;
 pub mod embedded;
 pub mod emqx;
 pub mod fleet;

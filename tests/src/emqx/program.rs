@@ -1,6 +1,6 @@
 //! The stand-in as a program: `emqx foreground` and `emqx ctl status`, as in EMQX's image.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
@@ -150,13 +150,13 @@ async fn status(dashboard: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// How the process itself reaches what listens at `address`.
+/// How the process itself reaches what listens at `address`: `[::]` takes IPv4 too, and not every container
+/// has IPv6 on its loopback interface.
 fn within(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        ip if !ip.is_unspecified() => address,
-        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
-        IpAddr::V6(_) => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port())),
+    if address.ip().is_unspecified() {
+        return SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
     }
+    address
 }
 
 #[cfg(test)]
