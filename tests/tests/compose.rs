@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use lb_tests::docker::{Engine, Start};
 use lb_tests::http;
-use lb_tests::lab::Lab;
+use lb_tests::lab::{self, Lab};
 use lb_tests::netns::run;
 use lb_tests::plan::MQTT_PORT;
 use lb_tests::recipe::{FRONT_PORT, STATS_PORT, repository, sample};
+use lb_tests::topology::Arms;
 
 /// An engine in a lab; or, where the engine cannot run, says so and returns nothing.
 fn engine(lab: &Lab) -> Option<Engine> {
@@ -123,7 +124,10 @@ fn compose_up_then_ten_clients_are_4_3_3_and_return_when_a_node_is_killed() {
 
 #[test]
 fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
-    let lab = common::lab_with_brokers(3);
+    let lab = common::lab_with(lab::Options {
+        arms: Arms::One,
+        ..lab::Options::default()
+    });
     let Some(engine) = engine(&lab) else { return };
     let mqlb = lb_tests::mqlb::binary().unwrap();
     engine.import_debian("debian:trixie-slim", &mqlb).unwrap();
@@ -135,6 +139,7 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
         &[
             ("COMPOSE_PROFILES", "mqlb"),
             ("MQLB_FROM", "built"),
+            ("MQLB_NAME", lab.id()),
             ("MQLB_INTERFACE", "eth0"),
             ("MQLB_VIP", &vip),
             ("EMQX1_HOST", &hosts[0]),
@@ -143,6 +148,10 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
         ],
     );
     let compose = |arguments: &[&str]| ok(engine.compose(&env).unwrap().args(arguments));
+    let pinned = std::path::Path::new("/sys/fs/bpf/mqlb").join(lab.id());
+    // What is pinned outlives the engine, and belongs to no namespace.
+    lab.undo_with(&format!("rm -rf {}", pinned.display()))
+        .unwrap();
     compose(&["up", "--detach", "--build"]);
     let admin = plan.vip().sockets(STATS_PORT)[0];
     let start = Instant::now();
@@ -161,14 +170,20 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
     fleet.disconnect(0..10).unwrap();
     let second = fleet.connect(0..10).unwrap();
     assert_eq!(second.returned, 10);
-    compose(&[
-        "exec",
-        "mqlb",
+
+    // The data path stays when the container goes; then it is taken away.
+    compose(&["stop", "mqlb"]);
+    assert!(pinned.is_dir());
+    let unload = [
+        "run",
+        "--rm",
         "mqlb",
         "unload",
         "--config",
         "/etc/mqlb.toml",
-    ]);
+    ];
+    compose(&unload);
+    assert!(!pinned.exists());
 }
 
 #[test]

@@ -478,3 +478,54 @@ fn certificate(lab: &Lab) -> std::path::PathBuf {
     lb_tests::netns::run(&mut openssl).unwrap();
     file
 }
+
+/// The defaults of `NAME-default` and `NAME:-default` in a file, by name.
+fn defaults(file: &str) -> BTreeMap<String, Vec<String>> {
+    let text = std::fs::read_to_string(lb_tests::recipe::repository().join(file)).unwrap();
+    let mut found: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    // Comments tell people about variables; only what is read counts.
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    for reference in lines.flat_map(|line| line.split("${").skip(1)) {
+        let (reference, _) = reference.split_once('}').expect("an end");
+        let Some((name, default)) = reference.split_once('-') else {
+            // Required, or given in any case.
+            let name = reference.split(':').next().expect("a name");
+            found.entry(name.to_owned()).or_default();
+            continue;
+        };
+        let name = name.trim_end_matches(':').to_owned();
+        found.entry(name).or_default().push(default.to_owned());
+    }
+    found
+}
+
+#[test]
+fn the_samples_values_are_the_files_defaults() {
+    let sample = sample().unwrap();
+    for file in [
+        "docker-compose.yml",
+        "haproxy/haproxy.cfg",
+        "haproxy/tls.cfg",
+        "mqlb/mqlb.toml",
+    ] {
+        let found = defaults(file);
+        assert!(found.len() > 3, "{file}: {found:?}");
+        for (name, defaults) in found {
+            if name == "TLS_CERTIFICATE" {
+                // Where docker-compose.yml mounts TLS_CERTIFICATES.
+                continue;
+            }
+            let value = sample.get(&name);
+            let value = value.unwrap_or_else(|| panic!("{file}: {name} is not in .env.sample"));
+            for default in defaults {
+                assert_eq!(&default, value, "{file}: {name}");
+            }
+        }
+    }
+    let used = defaults("docker-compose.yml");
+    for name in sample.keys().filter(|name| *name != "COMPOSE_PROFILES") {
+        assert!(used.contains_key(name), "{name} is of no use");
+    }
+}
