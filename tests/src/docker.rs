@@ -35,10 +35,12 @@ impl Engine {
         let directory = lab.directory().join("docker");
         std::fs::create_dir_all(&directory)?;
         let group = format!("/{}", lab.id());
-        // Its cgroups are empty by then: the engine is dropped before the lab.
+        // The engine is killed before the lab is undone, but its processes take a moment to go.
         lab.undo_with(&format!(
-            "find /sys/fs/cgroup -depth -type d -path '*{group}/*' -exec rmdir {{}} +; \
-             find /sys/fs/cgroup -depth -type d -path '*{group}' -exec rmdir {{}} +"
+            "for try in $(seq 100); do \
+                 find /sys/fs/cgroup -depth -type d -path '*{group}*' -exec rmdir {{}} +; \
+                 [ -n \"$(find /sys/fs/cgroup -type d -path '*{group}*')\" ] || break; sleep 0.1; \
+             done"
         ))?;
         let mut command = lab.topology.lb.command("unshare")?;
         // In namespaces of its own for processes and mounts, nothing of it outlives it: not containerd, not

@@ -248,3 +248,56 @@ fn hosted_images_start_with_the_shared_variables() {
     let answer = http::get(&lab.topology.clients, front, "/api/v5/status").unwrap();
     assert!(answer.contains("is running"), "the platform's health check");
 }
+
+#[test]
+fn the_profile_tls_serves_mqtt_behind_tls() {
+    let lab = common::lab_without_brokers(0);
+    let Some(engine) = engine(&lab) else { return };
+    let variables = sample().unwrap();
+    engine.import_emqx(&variables["EMQX_VERSION"]).unwrap();
+    engine
+        .import_haproxy(&variables["HAPROXY_VERSION"])
+        .unwrap();
+    // As docs/compose.md makes them.
+    let certs = lab.directory().join("certs");
+    std::fs::create_dir(&certs).unwrap();
+    let (key, certificate) = (certs.join("localhost.pem"), lab.directory().join("crt"));
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    openssl.args([
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    ok(openssl
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate));
+    let both = [&key, &certificate].map(|file| std::fs::read(file).unwrap());
+    std::fs::write(&key, both.concat()).unwrap();
+    ok(Command::new("chmod").arg("644").arg(&key));
+    // The lab's directory is root's alone; HAProxy's user reads a mount of it.
+    let env = env(
+        &lab,
+        &[
+            ("COMPOSE_PROFILES", "tls"),
+            ("TLS_CERTIFICATES", &certs.display().to_string()),
+        ],
+    );
+    let compose = |arguments: &[&str]| ok(engine.compose(&env).unwrap().args(arguments));
+    compose(&["up", "--detach"]);
+    wait_until_up(&lab, 3);
+    let mut mosquitto = lab.topology.clients.command("mosquitto_sub").unwrap();
+    let vip = lab.topology.plan.vip().v4.to_string();
+    // The name in the certificate is not the VIP's.
+    mosquitto.args(["-h", &vip, "-p", "8883", "--insecure", "--cafile"]);
+    mosquitto.arg(&certificate);
+    mosquitto.args(["-t", lb_tests::broker::NAME_TOPIC, "-C", "1", "-W", "10"]);
+    let node = ok(&mut mosquitto);
+    assert!(node.trim().ends_with(".internal"), "{node}");
+    compose(&["down", "--volumes", "--timeout", "1"]);
+}
