@@ -43,6 +43,8 @@ struct Verdict {
 #[derive(Debug)]
 struct Inner {
     judge: Judge,
+    /// It is down because a connection failed; no check has said so yet.
+    unconfirmed: bool,
     /// A check has ended.
     checked: bool,
     /// Nobody wants to hear of the target any more.
@@ -62,6 +64,7 @@ impl Watched {
         let verdict = Arc::new(Verdict {
             inner: Mutex::new(Inner {
                 judge: Judge::new(target.health.rise, target.health.fall),
+                unconfirmed: false,
                 checked: false,
                 over: false,
             }),
@@ -97,6 +100,7 @@ impl Watched {
     pub fn connection_failed(&self, reason: &str) {
         let mut inner = self.verdict.lock();
         let change = inner.judge.connection_failed();
+        inner.unconfirmed |= change.is_some();
         self.verdict
             .tell(&inner, &self.target, change, Cause::Connection, reason);
     }
@@ -120,7 +124,12 @@ impl Verdict {
     /// A check ended.
     fn checked(&self, target: &Target, begun: Begun, state: State, reason: &str) {
         let mut inner = self.lock();
-        let change = inner.judge.checked(begun, state);
+        let mut change = inner.judge.checked(begun, state);
+        if state == State::Down && inner.unconfirmed && change.is_none() {
+            let (from, to) = (Some(State::Down), State::Down);
+            change = Some(Change { from, to });
+        }
+        inner.unconfirmed &= change.is_none();
         self.tell(&inner, target, change, Cause::Checks, reason);
         self.ended(&mut inner);
     }

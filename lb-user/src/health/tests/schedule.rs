@@ -190,6 +190,27 @@ async fn a_check_that_was_under_way_does_not_clear_a_failed_connection() {
 }
 
 #[tokio::test]
+async fn the_first_check_that_fails_confirms_a_failed_connection() {
+    let broker = Broker::default();
+    let server = broker.start().await;
+    let mut target = target(1, server.address, mqtt());
+    target.health.fall = 100;
+    let (checks, mut events) = Checks::start(1, [target]);
+    first_round(&checks).await;
+    while events.try_recv().is_ok() {}
+    let address = server.address;
+    drop(server);
+    checks.passive(address, "refused");
+    assert_eq!(next(&mut events).await.cause, Cause::Connection);
+    let event = next(&mut events).await;
+    assert_eq!((event.from, event.to), (Some(State::Down), State::Down));
+    assert_eq!(event.cause, Cause::Checks);
+    // Once is enough.
+    sleep(Duration::from_millis(100)).await;
+    quiet(&mut events);
+}
+
+#[tokio::test]
 async fn targets_that_stay_keep_verdict_and_rhythm() {
     let broker = Broker::default();
     let server = broker.start().await;
