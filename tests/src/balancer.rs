@@ -28,6 +28,8 @@ pub struct Options {
     pub weights: Vec<u16>,
     /// The pool's TCP health check, on or off.
     pub health: bool,
+    /// More keys of mqlb's pool; with `health` among them, that one counts.
+    pub pool: String,
     /// Tables to add to `mqlb.toml`.
     pub extra: String,
 }
@@ -40,6 +42,7 @@ impl Default for Options {
             mode: "auto",
             weights: Vec::new(),
             health: true,
+            pool: String::new(),
             extra: String::new(),
         }
     }

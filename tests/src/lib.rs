@@ -10,12 +10,13 @@
 //! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
 //!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
 //!   of the test's own.
-//! - [`fleet`]: many MQTT clients ([`client`]) at once and how long they take ([`latency`]); [`raw`] is
-//!   one TCP connection, byte by byte.
+//! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
+//!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
 
 pub mod balancer;
 pub mod broker;
 pub mod client;
+pub mod comeback;
 pub mod dns;
 pub mod docker;
 pub mod embedded;

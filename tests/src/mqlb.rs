@@ -74,6 +74,63 @@ impl Mqlb {
         self.wait_ready(ready_before + 1)
     }
 
+    /// Writes another configuration; the agent doesn't know yet.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write_configuration(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(&self.config, text)?)
+    }
+
+    /// The configuration as it was written last.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn configuration(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.config)?)
+    }
+
+    /// Sends the agent a signal.
+    ///
+    /// # Errors
+    /// It doesn't run.
+    pub fn signal(&mut self, signal: libc::c_int) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// One field of a backend's status.
+    ///
+    /// # Errors
+    /// No status, or no such backend in it.
+    pub fn backend(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let pools = status["pools"].as_array().into_iter().flatten();
+        pools
+            .flat_map(|pool| pool["backends"].as_array().into_iter().flatten())
+            .find(|backend| backend["name"] == name)
+            .cloned()
+            .with_context(|| format!("no backend {name} in the status: {status}"))
+    }
+
+    /// Waits until a backend is in a state.
+    ///
+    /// # Errors
+    /// It isn't within `limit`.
+    pub fn wait_for_state(&self, name: &str, state: &str, limit: Duration) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            // It may be new.
+            let backend = self.backend(name);
+            if backend.as_ref().is_ok_and(|b| b["state"] == state) {
+                return Ok(());
+            }
+            if start.elapsed() > limit {
+                bail!("{name} is not {state} after {limit:?}: {backend:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The agent's process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
@@ -210,10 +267,11 @@ fn configuration(lab: &Lab, options: &Options) -> String {
          [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
          source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n\n\
-         [pool.emqx]\npolicy = \"round-robin\"\n",
-        directory.display()
+         [pool.emqx]\n{}\n",
+        directory.display(),
+        options.pool
     );
-    if options.health {
+    if options.health && !options.pool.contains("health") {
         text += "health = { kind = \"tcp\", interval = \"1s\", timeout = \"500ms\", rise = 1, fall = 2 }\n";
     }
     for n in 0..lab.topology.brokers.len() {
