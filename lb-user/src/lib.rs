@@ -11,6 +11,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod dns;
 pub mod health;
 pub mod net;
 pub mod select;

@@ -130,6 +130,10 @@ verdicts! {
     InjectFailed = 44 => "inject_failed",
     /// ICMP "packet too big" about a spliced packet, passed on to its sender.
     PathMtu = 45 => "path_mtu",
+    /// Connection to a backend that went down: RST to both sides.
+    ResetDown = 46 => "reset_down",
+    /// Connection to a backend that is drained or disabled: RST to both sides.
+    ResetDrained = 47 => "reset_drained",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -30,6 +30,19 @@ pub enum NodeState {
     Disabled = 4,
 }
 
+impl NodeState {
+    /// In logs and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 /// A broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {

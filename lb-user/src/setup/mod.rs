@@ -41,6 +41,7 @@ mod timers;
 
 pub use interface::{Choice, Datapath, Failure, InsertError, Request, Steering};
 pub use settings::{ListenerSettings, Settings, Source};
+pub(crate) use splice::hop;
 
 use connection::{Client, Connection, Context, Phase, sniffing_entry};
 use lb_common::cookie::ClientOptions;
