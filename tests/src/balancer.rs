@@ -1,5 +1,7 @@
 //! The balancer in a lab: mqlb, or HAProxy to compare with.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -32,6 +34,8 @@ pub struct Options {
     pub pool: String,
     /// Tables to add to `mqlb.toml`.
     pub extra: String,
+    /// What mqlb sees in place of `/etc/resolv.conf`.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -44,6 +48,7 @@ impl Default for Options {
             health: true,
             pool: String::new(),
             extra: String::new(),
+            resolv_conf: None,
         }
     }
 }

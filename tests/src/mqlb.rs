@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::balancer::Options;
 use crate::http;
 use crate::lab::{Lab, sibling_binary};
-use crate::netns::{Netns, run};
+use crate::netns::{Netns, replace_resolv_conf, run};
 use crate::plan::{MQTT_PORT, Pair};
 use crate::process::Process;
 
@@ -25,6 +25,7 @@ pub struct Mqlb {
     binary: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    resolv_conf: Option<PathBuf>,
     process: Process,
 }
 
@@ -46,12 +47,14 @@ impl Mqlb {
             config.display()
         ))?;
         let log = lab.directory().join("mqlb.log");
-        let process = launch(&netns, &binary, &config, &log)?;
+        let resolv_conf = options.resolv_conf.clone();
+        let process = launch(&netns, &binary, &config, &log, resolv_conf.as_deref())?;
         let mut mqlb = Self {
             netns,
             binary,
             config,
             log,
+            resolv_conf,
             process,
         };
         mqlb.wait_ready(1)?;
@@ -70,7 +73,14 @@ impl Mqlb {
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         let ready_before = ready_lines(&self.process);
-        self.process = launch(&self.netns, &self.binary, &self.config, &self.log)?;
+        let resolv_conf = self.resolv_conf.as_deref();
+        self.process = launch(
+            &self.netns,
+            &self.binary,
+            &self.config,
+            &self.log,
+            resolv_conf,
+        )?;
         self.wait_ready(ready_before + 1)
     }
 
@@ -247,9 +257,18 @@ fn ready_lines(process: &Process) -> usize {
     process.output().lines().filter(ready).count()
 }
 
-fn launch(netns: &Netns, binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+fn launch(
+    netns: &Netns,
+    binary: &Path,
+    config: &Path,
+    log: &Path,
+    resolv_conf: Option<&Path>,
+) -> Result<Process> {
     let mut command = netns.command(binary)?;
     command.arg("run").arg("--config").arg(config);
+    if let Some(file) = resolv_conf {
+        replace_resolv_conf(&mut command, file)?;
+    }
     Process::start("mqlb", command, log)
 }
 

@@ -4,7 +4,10 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use std::net::Ipv6Addr;
+
 use lb_tests::balancer::Options;
+use lb_tests::dns::NameServer;
 use lb_tests::lab::Lab;
 use lb_tests::mqlb::Mqlb;
 use lb_tests::raw::{self, Connect};
@@ -184,4 +187,64 @@ fn listeners_come_and_go() {
         .unwrap();
     let error = format!("{:#}", mqlb.command(&["reload"]).unwrap_err());
     assert!(error.contains("max_flows"), "{error}");
+}
+
+/// The backend of a client that connects over IPv6.
+fn found_by(lab: &Lab, client: u32) -> String {
+    let fleet = lab
+        .fleet_with(|options| {
+            options.servers = vec![lab.topology.plan.vip().sockets(1883)[1]];
+            options.prefix = "named".into();
+        })
+        .unwrap();
+    let round = fleet.connect(client..client + 1).unwrap();
+    round.check().unwrap();
+    round.placed[&client].clone()
+}
+
+#[test]
+fn a_backend_that_is_named_is_followed() {
+    const NAME: &str = "brokers.internal";
+    let lab = common::lab_with_brokers(2);
+    let names = NameServer::start(&lab.topology.lb, (Ipv6Addr::LOCALHOST, 53).into()).unwrap();
+    names.set(NAME, lab.topology.plan.broker(0).v6);
+    let resolv_conf = lab.directory().join("resolv.conf");
+    std::fs::write(&resolv_conf, "nameserver ::1\n").unwrap();
+    let options = Options {
+        resolv_conf: Some(resolv_conf),
+        ..Options::default()
+    };
+    let mqlb = Mqlb::start(&lab, &options).unwrap();
+    // From two written addresses to one name.
+    let vip = lab.topology.plan.vip().v6;
+    let good = mqlb.configuration().unwrap();
+    let head = &good[..good.find("[[pool.emqx.backend]]").unwrap()];
+    let bind = head.find("bind = ").unwrap();
+    let end = bind + head[bind..].find('\n').unwrap();
+    let named = format!(
+        "{}bind = [\"[{vip}]:1883\"]{}[[pool.emqx.backend]]\nname = \"named\"\naddress = \"{NAME}:1883\"\n",
+        &head[..bind],
+        &head[end..]
+    );
+    mqlb.write_configuration(&named).unwrap();
+    mqlb.command(&["reload"]).unwrap();
+    mqlb.wait_for_state("named", "up", Duration::from_secs(10))
+        .unwrap();
+    assert_eq!(found_by(&lab, 0), "emqx1");
+
+    let fleet = lab
+        .fleet_with(|options| options.servers = vec![lab.topology.plan.vip().sockets(1883)[1]])
+        .unwrap();
+    fleet.connect(0..5).unwrap().check().unwrap();
+    names.set(NAME, lab.topology.plan.broker(1).v6);
+    let moved = format!("[{}]:1883", lab.topology.plan.broker(1).v6);
+    wait_for("the name is followed", Duration::from_secs(15), || {
+        let backend = mqlb.backend("named").unwrap();
+        backend["address"][0] == moved.as_str() && backend["state"] == "up"
+    });
+    assert_eq!(found_by(&lab, 1), "emqx2");
+    // Who was there, stays.
+    let lost = &fleet.gauges.lost;
+    assert_eq!(lost.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(lab.connections().unwrap()["emqx1"], 5);
 }
