@@ -5,7 +5,7 @@
 //! - [`splice`]: a packet of a known flow (the fast path)
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
 //! - [`syn`], [`reset`]: answers made in place
-//! - [`punt`]: hand a packet to the agent
+//! - [`limits`]: who may begin a connection; [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
 //! - [`note`]: messages, if they are asked for
 #![no_std]
@@ -20,6 +20,7 @@
 mod count;
 mod frame;
 mod icmp;
+mod limits;
 mod maps;
 mod newcomer;
 mod note;

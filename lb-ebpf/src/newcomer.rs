@@ -6,11 +6,13 @@ use lb_common::cookie::{self, Check};
 use lb_common::layout::{
     Endpoint, EndpointKey, EndpointKind, Flow, PuntKind, State, Verdict, flags, ticks,
 };
+use lb_common::limits::repeat;
 use lb_common::wire::flag;
 
 use crate::count::{drop, pass};
 use crate::frame::Parsed;
 use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
+use crate::limits::{self, Admission};
 use crate::punt::{self, Reason};
 use crate::{reset, syn};
 
@@ -54,6 +56,9 @@ fn for_snat(p: &Parsed) -> bool {
 /// A packet for a VIP, without a flow.
 #[inline(always)]
 fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+    if limits::is_blocked(p) {
+        return drop(Verdict::SourceBlocked, p.length);
+    }
     if p.flags & flag::RST != 0 {
         return drop(Verdict::StrayReset, p.length);
     }
@@ -88,6 +93,13 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
 /// The first segment of a client: from now on its packets have an entry, and the agent reads them.
 #[inline(always)]
 fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+    match limits::admit(p, vip.listener) {
+        Admission::Yes => {}
+        // Its retransmission comes when there may be room again.
+        Admission::TooOften => return drop(Verdict::SourceRate, p.length),
+        Admission::TooMany => return reset::reset(ctx, p, Verdict::SourceFull),
+        Admission::Unknown => return drop(Verdict::HelperFailed, p.length),
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -101,7 +113,9 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     flow.next_seq = isn;
     flow.last_ack = p.ack;
     // SAFETY: the helper only reads a clock.
-    flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    flow.last_seen = now;
+    repeat::note(flow, p.segment(), now);
     const NOEXIST: u64 = 1;
     if FLOWS.insert(&p.key, &*flow, NOEXIST).is_err() {
         // A copy of this segment may have made it on another CPU a moment ago.
@@ -117,5 +131,10 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
         verdict: Verdict::PuntedNew,
         bytes: p.length,
     };
-    punt::punt(ctx, &reason)
+    let verdict = punt::from_client(ctx, p, &reason);
+    if verdict as u32 != Verdict::PuntedNew as u32 {
+        // The agent knows nothing of it, so nobody would remove the entry. The client comes again.
+        let _ = FLOWS.remove(&p.key);
+    }
+    drop(verdict, p.length)
 }
