@@ -11,8 +11,8 @@ use lb_common::wire::flag;
 
 use crate::count::{drop, pass};
 use crate::frame::Parsed;
-use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::limits::{self, Admission};
+use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::punt::{self, Reason};
 use crate::{reset, syn};
 

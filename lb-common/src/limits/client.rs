@@ -22,12 +22,20 @@ impl ClientPace {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "bounded by LONGEST")]
     pub const fn new(per_second: u32, burst: u32) -> Self {
-        let per_second = if per_second == 0 { 1 } else { per_second as u64 };
+        let per_second = if per_second == 0 {
+            1
+        } else {
+            per_second as u64
+        };
         let unit = per_second << 17;
         let interval = (1_000_000_000 + unit / 2) / unit;
         let interval = if interval == 0 { 1 } else { interval };
         let tolerance = interval * burst.saturating_sub(1) as u64;
-        let tolerance = if tolerance > LONGEST { LONGEST } else { tolerance };
+        let tolerance = if tolerance > LONGEST {
+            LONGEST
+        } else {
+            tolerance
+        };
         Self {
             interval: interval as u32,
             tolerance: tolerance as u32,
@@ -39,7 +47,10 @@ impl ClientPace {
     /// A state that this pace can't have left, 0 and states of long ago included, is a full bucket.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the wrap is part of the format")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the wrap is part of the format"
+    )]
     pub const fn take(&self, state: u32, now: u64) -> Option<u32> {
         let now = (now >> 17) as u32;
         let ahead = state.wrapping_sub(now);

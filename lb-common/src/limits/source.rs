@@ -8,7 +8,11 @@ pub const fn masked(address: &[u8; 16], bits: u8) -> [u8; 16] {
     let high = u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
     let low = u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
     let bits = bits as u32;
-    let (in_high, in_low) = if bits > 64 { (64, bits - 64) } else { (bits, 0) };
+    let (in_high, in_low) = if bits > 64 {
+        (64, bits - 64)
+    } else {
+        (bits, 0)
+    };
     let h = (high & mask(in_high)).to_be_bytes();
     let l = (low & mask(in_low)).to_be_bytes();
     [
@@ -20,7 +24,11 @@ pub const fn masked(address: &[u8; 16], bits: u8) -> [u8; 16] {
 /// The `n` highest bits of a word set; `n` is at most 64.
 #[inline(always)]
 const fn mask(n: u32) -> u64 {
-    if n == 0 { 0 } else { u64::MAX << ((64 - n) & 63) }
+    if n == 0 {
+        0
+    } else {
+        u64::MAX << ((64 - n) & 63)
+    }
 }
 
 #[cfg(test)]

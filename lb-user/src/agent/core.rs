@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use lb_common::layout::{Punt, Settings as Secrets, Verdict};
+use lb_common::limits::rate::Pace;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::kernel::{Kernel, Tallies};
+use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::paths::News;
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Sweeper};
 use super::vips::{self, Vip};
 use crate::config::Config;
-use crate::dataplane::{Loaded, Maps, clock};
+use crate::dataplane::{Credits, Loaded, Maps, clock};
 use crate::select::NodeState;
 use crate::setup::{Datapath as _, Settings, Setups, Stats};
 
@@ -27,6 +29,8 @@ const ROTATION: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 /// Least pause between two sweeps; a long sweep is followed by a pause of ten times its length.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Least pause between two sweeps for the sake of clients that were refused.
+const CREDIT: Duration = Duration::from_millis(500);
 /// Packets handled before timers get a turn.
 const BURST: usize = 256;
 /// Most connections in set-up, and bytes kept for them.
@@ -53,6 +57,13 @@ pub struct Core {
     secrets: Secrets,
     shared: Arc<Mutex<Shared>>,
     expired: u64,
+    limits: Limits,
+    sweeping: Option<std::thread::Thread>,
+    /// Refusals for want of credit, and when they made the sweeper walk.
+    wanting: u64,
+    wanted: Instant,
+    /// How long the last sweep took.
+    walk: Duration,
 }
 
 fn nanos(d: Duration) -> u64 {
@@ -86,10 +97,22 @@ impl Core {
             sniff_bytes: config.limits.sniff_bytes,
             total_bytes: SETUP_BYTES,
             connections: SETUPS,
+            refusals: Pace::new(config.limits.refusal_rate, config.limits.refusal_rate),
+            ..Settings::default()
         };
         let seed = getrandom::u64()
             .map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))?;
-        let steerer = Steerer::new(&config, nodes, pools, bindings);
+        let hash = move |id: &str| settings.client_hash(id.as_bytes());
+        let mut limits = Limits::open(&loaded.dir, &config.agent.state_dir, hash)?;
+        limits.configure(&config, &vips, &nodes, &mut kernel.maps)?;
+        let steerer = Steerer::new(
+            &config,
+            nodes,
+            pools,
+            bindings,
+            limits.rules(),
+            Credits::open(&loaded.dir)?,
+        );
         Ok(Self {
             setups: Setups::new(settings, seed),
             config,
@@ -99,7 +122,24 @@ impl Core {
             secrets,
             shared: Arc::default(),
             expired: 0,
+            limits,
+            sweeping: None,
+            wanting: 0,
+            wanted: Instant::now(),
+            walk: Duration::ZERO,
         })
+    }
+
+    /// Who may connect, and how much; for the sweeper.
+    pub fn rules(&self) -> Rules {
+        self.limits.rules()
+    }
+
+    /// Makes the sweeper walk now, not when its pause is over: something has changed that it acts on.
+    fn sweep_now(&self) {
+        if let Some(sweeper) = &self.sweeping {
+            sweeper.unpark();
+        }
     }
 
     /// What others may look at.
@@ -192,9 +232,10 @@ impl Core {
         let mut rotation =
             tokio::time::interval_at(tokio::time::Instant::now() + ROTATION, ROTATION);
         let (swept_in, mut swept) = mpsc::channel(1);
-        let _sweeping = std::thread::Builder::new()
+        let sweeping = std::thread::Builder::new()
             .name("sweep".to_owned())
             .spawn(move || sweep_on(sweeper, &swept_in))?;
+        self.sweeping = Some(sweeping.thread().clone());
         loop {
             // Here and not where the timer ends below: while packets keep coming, that one never does.
             self.setups
@@ -215,6 +256,7 @@ impl Core {
                     // A wake-up that was missed costs no more than a tick.
                     self.drain(punts.get_mut());
                     self.kernel.flush();
+                    self.credit_soon();
                     self.shrink_promises()?;
                     self.share();
                 }
@@ -280,7 +322,23 @@ impl Core {
         self.publish()
     }
 
+    /// Whoever was refused because of a limit of connections comes again soon: what has closed by then
+    /// should count.
+    fn credit_soon(&mut self) {
+        let tallies = self.kernel.tallies();
+        let of = |verdict: Verdict| tallies.get(verdict).packets;
+        let sources = self.kernel.maps.counter(Verdict::SourceFull).packets;
+        let wanting = sources + of(Verdict::ListenerFull) + of(Verdict::BackendsFull);
+        let pause = CREDIT.max(self.walk * 10);
+        if wanting != self.wanting && self.wanted.elapsed() > pause {
+            self.wanting = wanting;
+            self.wanted = Instant::now();
+            self.sweep_now();
+        }
+    }
+
     fn swept(&mut self, found: Found) {
+        self.walk = found.took;
         for _ in self.expired..found.expired {
             self.kernel.count(Verdict::IdleExpired, 0);
         }
@@ -303,14 +361,16 @@ fn sweep_on(mut sweeper: Sweeper, found: &mpsc::Sender<Found>) {
     loop {
         let begun = Instant::now();
         match sweeper.sweep() {
-            Ok(f) => {
+            Ok(mut f) => {
+                f.took = begun.elapsed();
                 if found.blocking_send(f).is_err() {
                     return;
                 }
             }
             Err(error) => tracing::warn!("the flow map could not be swept: {error:#}"),
         }
-        std::thread::sleep(SWEEP.max(begun.elapsed() * 10));
+        // Woken by `Core::sweep_now`.
+        std::thread::park_timeout(SWEEP.max(begun.elapsed() * 10));
     }
 }
 

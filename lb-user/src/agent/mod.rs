@@ -3,11 +3,13 @@
 //! - [`nodes`], [`paths`]: backends, how they are reached, what they speak
 //! - [`vips`]: what the data path is told of the configuration
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
+//! - [`limits`]: who may connect, and how much
 //! - [`sweep`]: the end of connections
 //! - [`view`]: what the admin interface shows
 
 mod core;
 mod kernel;
+pub mod limits;
 mod nodes;
 mod paths;
 mod steering;
@@ -66,9 +68,9 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     }
     let punts = Maps::open_punts(&loaded.dir)?;
     let kernel = Kernel::new(Maps::open(&loaded.dir)?, socket)?;
-    let sweeper = Sweeper::new(&loaded.dir, &config.timeouts)?;
     let config = Arc::new(config);
     let mut core = Core::new(config.clone(), kernel, &loaded)?;
+    let sweeper = Sweeper::new(&loaded.dir, &config.timeouts, core.rules())?;
     for news in &found {
         core.learn(news)?;
     }

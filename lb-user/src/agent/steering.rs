@@ -4,11 +4,14 @@ use aya::maps::{HashMap, MapData};
 use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
+use super::limits::Shared;
 use super::nodes::Node;
 use crate::config::Config;
-use crate::dataplane::clock;
+use crate::dataplane::{Credits, clock};
 use crate::select::{self, NodeState, RoundRobin, Selector, node_of, slot};
-use crate::setup::{Choice, Failure, Request, Steering};
+use crate::setup::{Choice, Denied, Failure, NoChoice, Request, Steering};
+use lb_common::limits::client::ClientPace;
+use lb_common::limits::credit::of_backend;
 
 /// How long a backend that failed is passed over while another one is left.
 const AVOID: u64 = 2_000_000_000;
@@ -18,6 +21,36 @@ struct Table {
     map: HashMap<MapData, u64, Binding>,
     /// Ticks after which a binding of a client that left is void.
     linger: u32,
+    /// State of the rate of CONNECTs that the next binding begins with.
+    connects: u32,
+}
+
+impl Table {
+    /// Charges a CONNECT to a client that is bound; `false` if it is one too many.
+    fn charge(&mut self, client: u64, pace: &ClientPace) -> bool {
+        let Ok(binding) = self.map.get(&client, 0) else {
+            return true;
+        };
+        let Some(connects) = pace.take(binding.connects, clock::now_ns()) else {
+            return false;
+        };
+        let binding = Binding {
+            connects,
+            ..binding
+        };
+        if let Err(error) = self.map.insert(client, binding, 0) {
+            tracing::warn!("a binding can't be written: {error}");
+        }
+        true
+    }
+
+    /// What a client was charged so far, the connection that it has now included.
+    fn charged(&self, client: u64, pace: &ClientPace) -> u32 {
+        match self.map.get(&client, 0) {
+            Ok(binding) => binding.connects,
+            Err(_) => pace.take(0, clock::now_ns()).unwrap_or(0),
+        }
+    }
 }
 
 impl select::Bindings for Table {
@@ -28,6 +61,11 @@ impl select::Bindings for Table {
     }
 
     fn put(&mut self, client: u64, binding: Binding) {
+        let connects = self.connects;
+        let binding = Binding {
+            connects,
+            ..binding
+        };
         if let Err(error) = self.map.insert(client, binding, 0) {
             tracing::warn!("a binding can't be written: {error}");
         }
@@ -54,6 +92,8 @@ pub struct Steerer {
     pools: Vec<usize>,
     /// Listeners whose promises must shrink, with what a backend offered.
     pub learnt: Vec<(u8, Offered)>,
+    limits: Shared,
+    credits: Credits,
 }
 
 impl Steerer {
@@ -63,6 +103,8 @@ impl Steerer {
         nodes: Vec<Node>,
         pools: Vec<usize>,
         bindings: HashMap<MapData, u64, Binding>,
+        limits: Shared,
+        credits: Credits,
     ) -> Self {
         let count = nodes
             .iter()
@@ -85,17 +127,61 @@ impl Steerer {
                 linger: ticks::span(
                     u64::try_from(config.bindings.linger.as_nanos()).unwrap_or(u64::MAX),
                 ),
+                connects: 0,
             },
             nodes,
             avoid: vec![0; count],
             tally: vec![Tally::default(); count],
             pools,
             learnt: Vec::new(),
+            limits,
+            credits,
         };
         for i in 0..steerer.nodes.len() {
             steerer.refresh(i);
         }
         steerer
+    }
+
+    /// Slots of the nodes that have as many connections as they may.
+    fn full(&self, v4: bool) -> Vec<u16> {
+        self.nodes
+            .iter()
+            .map(|n| slot(n.number, v4))
+            .filter(|slot| self.credits.get(of_backend(*slot)).left() == 0)
+            .collect()
+    }
+
+    /// Chooses among those that are not full; one that failed a moment ago only for want of others.
+    fn choose_from(&mut self, request: &Request<'_>, full: &[u16]) -> Option<Choice> {
+        let pool = *self.pools.get(usize::from(request.listener))?;
+        let now = clock::now_ns();
+        let mut tried = request.tried.to_vec();
+        tried.extend_from_slice(full);
+        let usable = tried.clone();
+        tried.extend(
+            (0..)
+                .zip(&self.avoid)
+                .filter(|(_, until)| **until > now)
+                .map(|(number, _)| slot(number, request.v4)),
+        );
+        let mut choose = |tried: &[u16]| {
+            self.selector
+                .choose(pool, request.v4, request.client, tried, &mut self.bindings)
+        };
+        // A backend that failed a moment ago is better than none.
+        let (chosen, _) = choose(&tried).or_else(|| choose(&usable))?;
+        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
+        let path = node.paths.iter().find(|p| p.slot == chosen)?;
+        Some(Choice {
+            slot: chosen,
+            address: super::nodes::mapped(path.address.ip()),
+            port: path.address.port().to_be_bytes(),
+            hop: path.hop?,
+            hop_generation: path.generation,
+            mss: path.mss,
+            snat: path.snat.clone(),
+        })
     }
 
     /// Tells the selector what a node can do now.
@@ -118,36 +204,45 @@ impl Steerer {
 }
 
 impl Steering for Steerer {
-    fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
-        let pool = *self.pools.get(usize::from(request.listener))?;
-        let now = clock::now_ns();
-        let mut tried = request.tried.to_vec();
-        tried.extend(
-            (0..)
-                .zip(&self.avoid)
-                .filter(|(_, until)| **until > now)
-                .map(|(number, _)| slot(number, request.v4)),
-        );
-        let mut choose = |tried: &[u16]| {
-            self.selector
-                .choose(pool, request.v4, request.client, tried, &mut self.bindings)
+    fn admit(&mut self, listener: u8, client: u64) -> Result<(), Denied> {
+        let rules = self.limits.get();
+        if rules.clients.contains(&client) {
+            return Err(Denied::Blocked);
+        }
+        let Some(limits) = rules.listeners.get(usize::from(listener)) else {
+            return Ok(());
         };
-        // A backend that failed a moment ago is better than none.
-        let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
-        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
-        let path = node.paths.iter().find(|p| p.slot == chosen)?;
-        Some(Choice {
-            slot: chosen,
-            address: super::nodes::mapped(path.address.ip()),
-            port: path.address.port().to_be_bytes(),
-            hop: path.hop?,
-            hop_generation: path.generation,
-            mss: path.mss,
-            snat: path.snat.clone(),
-        })
+        let cell = u32::from(limits.credit);
+        if self.credits.get(cell).left() == 0 {
+            return Err(Denied::ListenerFull);
+        }
+        if client != 0
+            && limits.client_pace.interval != 0
+            && !self.bindings.charge(client, &limits.client_pace)
+        {
+            return Err(Denied::TooOften);
+        }
+        self.credits.open_one(cell);
+        Ok(())
     }
 
-    fn opened(&mut self, _listener: u8, chosen: u16, client: u64) {
+    fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
+        let full = self.full(request.v4);
+        let in_pool = |slot: &u16| {
+            let pool = self.pools.get(usize::from(request.listener));
+            let node = self.nodes.iter().find(|n| n.number == node_of(*slot));
+            node.is_some_and(|n| Some(&n.pool) == pool) && !request.tried.contains(slot)
+        };
+        let why = if full.iter().any(in_pool) {
+            NoChoice::Full
+        } else {
+            NoChoice::NoneLeft
+        };
+        let choice = self.choose_from(request, &full).ok_or(why)?;
+        self.credits.open_one(of_backend(choice.slot));
+        Ok(choice)
+    }
+    fn opened(&mut self, listener: u8, chosen: u16, client: u64) {
         let number = usize::from(node_of(chosen));
         if let Some(tally) = self.tally.get_mut(number) {
             tally.assigned += 1;
@@ -155,6 +250,15 @@ impl Steering for Steerer {
         if let Some(avoid) = self.avoid.get_mut(number) {
             *avoid = 0;
         }
+        let rules = self.limits.get();
+        // Blocked since it was admitted: the kernel must not steer it, and the sweeper ends it.
+        if rules.clients.contains(&client) {
+            return;
+        }
+        self.bindings.connects = match rules.listeners.get(usize::from(listener)) {
+            Some(l) if l.client_pace.interval != 0 => self.bindings.charged(client, &l.client_pace),
+            _ => 0,
+        };
         Selector::opened(
             client,
             chosen,

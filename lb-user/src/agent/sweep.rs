@@ -10,8 +10,10 @@ use lb_common::layout::{Binding, Flow, FlowKey, Hop, State, flags, ticks};
 use lb_common::wire::{Emit, SynOptions, emit, flag};
 
 use super::kernel::Kernel;
+use super::limits::quota::Quota;
+use super::limits::{Rules, Shared};
 use crate::config::Timeouts;
-use crate::dataplane::{Maps, clock};
+use crate::dataplane::{Credits, Maps, clock};
 use crate::net::PacketSocket;
 use crate::select::{node_of, slot};
 use crate::setup::Datapath as _;
@@ -31,6 +33,8 @@ pub struct Found {
     pub entries: u64,
     /// Connections ended because they were silent too long, since the agent started.
     pub expired: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// The sweeper.
@@ -44,6 +48,8 @@ pub struct Sweeper {
     abandoned: u32,
     round: u64,
     expired: u64,
+    limits: Shared,
+    credits: Credits,
     hasher: RandomState,
 }
 
@@ -53,7 +59,7 @@ fn span(d: Duration) -> u32 {
 
 impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
-    pub fn new(dir: &Path, timeouts: &Timeouts) -> anyhow::Result<Self> {
+    pub fn new(dir: &Path, timeouts: &Timeouts, limits: Shared) -> anyhow::Result<Self> {
         let abandoned = timeouts.sniff + timeouts.connect * 8 + Duration::from_secs(30);
         Ok(Self {
             kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
@@ -62,6 +68,8 @@ impl Sweeper {
             abandoned: span(abandoned),
             round: 0,
             expired: 0,
+            limits,
+            credits: Credits::open(dir)?,
             hasher: RandomState::new(),
         })
     }
@@ -77,10 +85,18 @@ impl Sweeper {
         let mut paired = HashSet::new();
         let mut suspects = Vec::new();
         let mut refresh = Vec::new();
+        let mut blocked = Vec::new();
+        let rules = self.limits.get();
+        let mut quota = Quota::begin(rules.clone(), &self.credits, &self.kernel.maps)?;
         self.kernel.maps.each_flow(|key, flow| {
             found.entries += 1;
+            quota.see(key, flow);
             let age = ticks::since(now, flow.last_seen);
             if flow.flags & flags::FROM_CLIENT == 0 {
+                return;
+            }
+            if is_blocked(&rules, key, flow) {
+                blocked.push((*key, *flow));
                 return;
             }
             if flow.state == State::Open as u8 {
@@ -96,6 +112,13 @@ impl Sweeper {
                 suspects.push((*key, *flow));
             }
         })?;
+        quota.finish(&self.credits, &mut self.kernel.maps);
+        if !blocked.is_empty() {
+            tracing::info!("{} connections of blocked clients end", blocked.len());
+        }
+        for (key, flow) in blocked {
+            self.end_blocked(&key, &flow);
+        }
         for (key, flow) in suspects.drain(..) {
             self.client_entry(now, &key, &flow);
         }
@@ -117,13 +140,16 @@ impl Sweeper {
             let backend = slot(node_of(backend), true);
             // What is left of an earlier connection must not take back where the client went since.
             let bound = self.kernel.maps.bindings.get(&client, 0);
-            if bound.is_ok_and(|b| b.backend != backend) {
+            let bound = bound.unwrap_or(Binding {
+                backend,
+                ..Binding::default()
+            });
+            if bound.backend != backend {
                 continue;
             }
             let binding = Binding {
-                backend,
                 last_seen: now,
-                ..Binding::default()
+                ..bound
             };
             self.kernel.maps.bindings.insert(client, binding, 0)?;
         }
@@ -175,6 +201,22 @@ impl Sweeper {
         }
     }
 
+    /// Ends a connection of a client that was blocked while it was there: its packets would go on, as
+    /// those of open connections meet no block list.
+    fn end_blocked(&mut self, key: &FlowKey, seen: &Flow) {
+        let Some(flow) = self.kernel.get(key).filter(|f| f.pair() == seen.pair()) else {
+            return;
+        };
+        let pair_key = flow.pair();
+        let pair = self.kernel.get(&pair_key).filter(|pair| pair.leads_to(key));
+        self.kernel.remove(key);
+        // While it is set up, set-up withdraws it when it finds the client's entry gone.
+        if let Some(pair) = pair.filter(|_| flow.state == State::Open as u8) {
+            self.kernel.remove(&pair_key);
+            self.reset_both(key, &flow, &pair);
+        }
+    }
+
     fn backend_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
         let Some(flow) = self.still_open(key, seen) else {
             return;
@@ -204,11 +246,15 @@ impl Sweeper {
             client.client
         );
         if let Some(backend) = backend {
-            // To the client: as the VIP, by the way that the backend's packets go.
-            self.reset(key.reversed(), client.last_ack, backend);
-            // To the backend: as the client is known there.
-            self.reset(client.outgoing(), backend.last_ack, client);
+            self.reset_both(key, client, backend);
         }
+    }
+
+    fn reset_both(&mut self, key: &FlowKey, client: &Flow, backend: &Flow) {
+        // To the client: as the VIP, by the way that the backend's packets go.
+        self.reset(key.reversed(), client.last_ack, backend);
+        // To the backend: as the client is known there.
+        self.reset(client.outgoing(), backend.last_ack, client);
     }
 
     fn reset(&mut self, key: FlowKey, seq: u32, way: &Flow) {
@@ -234,4 +280,11 @@ impl Sweeper {
             self.kernel.send(&hop, &frame[..n]);
         }
     }
+}
+
+/// Whether the client of an entry is blocked.
+fn is_blocked(rules: &Rules, client: &FlowKey, flow: &Flow) -> bool {
+    !rules.block_nobody()
+        && (rules.sources.hold(&client.src)
+            || flow.client != 0 && rules.clients.contains(&flow.client))
 }

@@ -212,7 +212,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
 }
 
 pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
-    let keys = ["client_id", "sniff_bytes", "rst_rate"];
+    let keys = ["client_id", "sniff_bytes", "rst_rate", "refusal_rate"];
     let section = Section::new(problems, "[limits]", root.get("limits"), &keys);
     let client_id = section.integer("client_id", 23..=65_535);
     let sniff_bytes = section.integer("sniff_bytes", 128..=1 << 20);
@@ -236,6 +236,9 @@ pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
         sniff_bytes: sniff_bytes as usize,
         rst_rate: section
             .integer("rst_rate", 0..=10_000_000)
+            .map_or(10_000, |rate| rate.value),
+        refusal_rate: section
+            .integer("refusal_rate", 0..=10_000_000)
             .map_or(10_000, |rate| rate.value),
         blocked_sources: Vec::new(),
         blocked_clients: Vec::new(),

@@ -110,16 +110,28 @@ pub struct FakeSteering {
     pub opened: Vec<(u8, u16, u64)>,
     pub failed: Vec<(u16, Failure)>,
     pub capabilities: Vec<(u16, Offered)>,
+    /// What clients are told.
+    pub denied: Option<Denied>,
+    /// Why there is no choice where there is none.
+    pub full: bool,
 }
 
 impl Steering for FakeSteering {
-    fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
+    fn admit(&mut self, _listener: u8, _client: u64) -> Result<(), Denied> {
+        self.denied.map_or(Ok(()), Err)
+    }
+    fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
         self.clients.push(request.client);
         let fits = |c: &&Choice| {
             (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4
                 && !request.tried.contains(&c.slot)
         };
-        self.choices.iter().find(fits).cloned()
+        let none = if self.full {
+            NoChoice::Full
+        } else {
+            NoChoice::NoneLeft
+        };
+        self.choices.iter().find(fits).cloned().ok_or(none)
     }
     fn opened(&mut self, listener: u8, slot: u16, client: u64) {
         self.opened.push((listener, slot, client));
@@ -539,6 +551,7 @@ impl World {
     pub fn assert_forgotten(&self) {
         assert_eq!(self.setups.stats(), Stats::default());
         assert!(self.setups.clients.is_empty() && self.setups.backends.is_empty());
+        assert!(self.setups.sources.is_empty());
         assert_eq!(self.setups.next_deadline(), None);
         assert!(self.datapath.map.is_empty(), "{:?}", self.datapath.map);
     }
