@@ -53,6 +53,11 @@ impl Parsed {
     }
 }
 
+/// Something on the stack where LLVM may write it in words: with unaligned access enabled it does so at
+/// any alignment, and the verifier refuses that ("misaligned stack access").
+#[repr(C, align(8))]
+pub struct Aligned<T>(pub T);
+
 /// IPv4 and TCP header in one piece: one bounds check.
 #[repr(C)]
 pub struct V4 {

@@ -9,8 +9,8 @@ use lb_common::layout::{Binding, Listener, Source, SourceKey};
 use lb_common::limits::credit::{self, Credit};
 use lb_common::limits::rate::Pace;
 
-use crate::frame::Parsed;
-use crate::maps::{BLOCKED, CREDITS, LISTENERS, SOURCES};
+use crate::frame::{Aligned, Parsed};
+use crate::maps::{BLOCKED, CREDITS, LISTENERS, SCRATCH, SOURCES};
 
 /// Packets that one source may send to the agent: 16,384 a second, four seconds' worth at once.
 const PUNTS: Pace = Pace::new(16_384, 65_536);
@@ -30,14 +30,10 @@ pub enum Admission {
     Unknown = 3,
 }
 
-/// A key of the block list where LLVM may write it in words (see `punt::Reason`).
-#[repr(C, align(8))]
-struct Address(lpm_trie::Key<[u8; 16]>);
-
 /// Whether the sender is on the block list.
 #[inline(never)]
 pub fn is_blocked(p: &Parsed) -> bool {
-    let address = Address(lpm_trie::Key::new(128, p.key.src));
+    let address = Aligned(lpm_trie::Key::new(128, p.key.src));
     BLOCKED.get(&address.0).is_some()
 }
 
@@ -98,20 +94,19 @@ pub fn may_punt(p: &Parsed, listener: u8, busy: bool) -> bool {
 /// The source that a client belongs to, made if it is new.
 #[inline(always)]
 fn source(p: &Parsed, listener: &Listener) -> Option<*mut Source> {
-    let key = SourceKey::new(listener, &p.key.src, p.v4);
-    if let Some(known) = SOURCES.get_ptr_mut(&key) {
+    // Not on the stack, which has no room for it by the time a packet comes here.
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: a per-CPU value, used by nobody else while the program runs.
+    let (key, fresh) = unsafe { (&mut (*scratch).source_key, &mut (*scratch).source) };
+    *key = SourceKey::new(listener, &p.key.src, p.v4);
+    if let Some(known) = SOURCES.get_ptr_mut(&*key) {
         return Some(known);
     }
     // The sweeper corrects this if the source has connections already.
-    let fresh = Source {
-        credit: Credit {
-            opened: 0,
-            open_until: Credit::until(0, listener.source_flows, 0),
-        },
-        ..Source::default()
-    };
+    *fresh = Source::default();
+    fresh.credit.open_until = Credit::until(0, listener.source_flows, 0);
     const NOEXIST: u64 = 1;
     // Another CPU may have been faster.
-    let _ = SOURCES.insert(&key, &fresh, NOEXIST);
-    SOURCES.get_ptr_mut(&key)
+    let _ = SOURCES.insert(&*key, &*fresh, NOEXIST);
+    SOURCES.get_ptr_mut(&*key)
 }

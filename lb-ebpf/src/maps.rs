@@ -72,6 +72,8 @@ pub struct Scratch {
     pub answer: Answer,
     pub options: Options,
     pub flow: Flow,
+    pub source_key: SourceKey,
+    pub source: Source,
 }
 
 #[map]

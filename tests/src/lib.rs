@@ -7,6 +7,7 @@
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
 //! - [`balancer`]: [`mqlb`], or [`haproxy`] to compare with; [`http`] reads mqlb's status.
+//! - [`flood`]: what attackers send, at full rate.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once and how long they take ([`latency`]); [`raw`] is
 //!   one TCP connection, byte by byte.
 
@@ -15,6 +16,7 @@ pub mod broker;
 pub mod client;
 pub mod embedded;
 pub mod fleet;
+pub mod flood;
 pub mod haproxy;
 pub mod http;
 pub mod lab;

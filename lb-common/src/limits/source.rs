@@ -1,33 +1,35 @@
 //! Sources: clients whose addresses begin alike are counted together.
 
 /// The first `bits` bits of an address (IPv4: of the v4-mapped one), the others zero.
+///
+/// In words of native order, as [`crate::layout::by_words`] copies them: of big-endian ones LLVM makes
+/// loads at any offset, and where the address is on the stack the verifier refuses them ("misaligned
+/// stack access off 0+-96+3 size 4", 6.18).
 #[inline(always)]
 #[must_use]
 pub const fn masked(address: &[u8; 16], bits: u8) -> [u8; 16] {
-    let a = address;
-    let high = u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
-    let low = u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
     let bits = bits as u32;
-    let (in_high, in_low) = if bits > 64 {
-        (64, bits - 64)
-    } else {
-        (bits, 0)
-    };
-    let h = (high & mask(in_high)).to_be_bytes();
-    let l = (low & mask(in_low)).to_be_bytes();
-    [
-        h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6],
-        l[7],
-    ]
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let a = u32::from_ne_bytes([address[i], address[i + 1], address[i + 2], address[i + 3]]);
+        let word = (a & mask(bits.saturating_sub(8 * i as u32))).to_ne_bytes();
+        out[i] = word[0];
+        out[i + 1] = word[1];
+        out[i + 2] = word[2];
+        out[i + 3] = word[3];
+        i += 4;
+    }
+    out
 }
 
-/// The `n` highest bits of a word set; `n` is at most 64.
+/// The `n` first bits of a big-endian word set, at most all of them.
 #[inline(always)]
-const fn mask(n: u32) -> u64 {
-    if n == 0 {
-        0
-    } else {
-        u64::MAX << ((64 - n) & 63)
+const fn mask(n: u32) -> u32 {
+    match n {
+        0 => 0,
+        32.. => u32::MAX,
+        _ => (u32::MAX << ((32 - n) & 31)).to_be(),
     }
 }
 

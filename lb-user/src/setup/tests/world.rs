@@ -6,7 +6,8 @@ use super::super::*;
 use super::backend::Backend;
 use super::client::Client;
 use lb_common::cookie::{self, Check, MSS_CLASSES, NO_SCALE};
-use lb_common::layout::{Hop, flags};
+use lb_common::layout::{Hop, flags, ticks};
+use lb_common::limits::repeat;
 use lb_common::options::{Offered, Timestamps, offered};
 use lb_common::window::rescale;
 use lb_common::wire::{Emit, SynOptions, emit};
@@ -419,6 +420,7 @@ impl World {
                 }
             }
             Some(State::Sniff) if bare => {}
+            Some(State::Sniff) if self.is_repeated(&p) => {}
             Some(State::Sniff) => {
                 self.punt(PuntKind::Client, ifindex, entry.unwrap().next_seq, frame);
             }
@@ -428,6 +430,22 @@ impl World {
             None if ifindex == TO_CLIENTS => self.first_data(ifindex, &p, frame),
             None => self.reset(ifindex, &p),
         }
+    }
+
+    /// Notes what the agent gets; `true` if it has just got the same.
+    fn is_repeated(&mut self, p: &Packet<'_>) -> bool {
+        let segment = repeat::Segment {
+            seq: p.tcp.seq(),
+            payload: u32::try_from(p.payload_len).unwrap(),
+            flags: p.tcp.flags,
+        };
+        let now = ticks::from_ns(self.now);
+        let entry = self.datapath.map.get_mut(&p.key).unwrap();
+        let repeated = repeat::is_repeated(entry, segment, now);
+        if !repeated {
+            repeat::note(entry, segment, now);
+        }
+        repeated
     }
 
     fn first_data(&mut self, ifindex: u32, p: &Packet<'_>, frame: &[u8]) {
@@ -451,6 +469,7 @@ impl World {
                     ..Flow::ZERO
                 };
                 if self.datapath.insert_new(&p.key, &flow).is_ok() {
+                    self.is_repeated(p);
                     self.punt(PuntKind::Client, ifindex, isn, frame);
                 }
             }
