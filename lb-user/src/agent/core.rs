@@ -97,7 +97,10 @@ impl Core {
             sniff_bytes: config.limits.sniff_bytes,
             total_bytes: SETUP_BYTES,
             connections: SETUPS,
-            refusals: Pace::new(config.limits.refusal_rate, config.limits.refusal_rate),
+            refusals: match config.limits.refusal_rate {
+                0 => None,
+                rate => Some(Pace::new(rate, rate)),
+            },
             ..Settings::default()
         };
         let seed = getrandom::u64()

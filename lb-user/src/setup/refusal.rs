@@ -39,7 +39,8 @@ impl Connection {
         why: Refused,
     ) {
         cx.count(verdict);
-        let Some(next) = cx.settings.refusals.take(*cx.refusals, cx.now) else {
+        let pace = cx.settings.refusals;
+        let Some(next) = pace.and_then(|pace| pace.take(*cx.refusals, cx.now)) else {
             cx.count(Verdict::RefusalLimited);
             return self.abandon(cx);
         };

@@ -60,8 +60,8 @@ pub struct Settings {
     pub connections: usize,
     /// Most connections of one address (IPv6: one /64) that are being read.
     pub per_source: usize,
-    /// CONNACKs that refuse; who can't be told so any more gets a RST.
-    pub refusals: Pace,
+    /// CONNACKs that refuse, `None` for none at all; who can't be told so gets a RST.
+    pub refusals: Option<Pace>,
 }
 
 /// Nanoseconds of a millisecond.
@@ -108,7 +108,7 @@ impl Default for Settings {
             total_bytes: 64 << 20,
             connections: 65_536,
             per_source: 8_192,
-            refusals: Pace::new(1_000, 1_000),
+            refusals: Some(Pace::new(10_000, 10_000)),
         }
     }
 }

@@ -54,7 +54,7 @@ fn backends_that_are_full_are_told_from_backends_that_are_gone() {
 #[test]
 fn refusals_beyond_the_rate_are_resets() {
     let mut world = world(Settings {
-        refusals: Pace::new(1, 2),
+        refusals: Some(Pace::new(1, 2)),
         ..Settings::default()
     });
     world.steering.denied = Some(Denied::Blocked);
@@ -74,6 +74,19 @@ fn refusals_beyond_the_rate_are_resets() {
     world.assert_forgotten();
     world.connect(Client::v4(50_000, connect("x", 60, b"")));
     world.run_until("the refusal, later", |w| w.clients[5].their_fin);
+}
+
+#[test]
+fn a_rate_of_0_refuses_nobody_in_words() {
+    let mut world = world(Settings {
+        refusals: None,
+        ..Settings::default()
+    });
+    world.steering.denied = Some(Denied::ListenerFull);
+    world.connect(Client::v4(40_000, connect("x", 60, b"")));
+    world.run_until("the RST", |w| w.clients[0].state == ClientState::Reset);
+    assert_eq!(world.count(Verdict::RefusalLimited), 1);
+    world.assert_forgotten();
 }
 
 #[test]
