@@ -8,12 +8,14 @@
 //! - [`checksum`], [`siphash`]: the arithmetic
 //! - [`cookie`], [`handshake`]: SYN to SYN-ACK without state
 //! - [`rewrite`], [`window`]: the splice
+//! - [`limits`]: rates, connections at a time, repetitions
 //! - [`reset`]: any segment turned into the RST that answers it
 
 pub mod checksum;
 pub mod cookie;
 pub mod handshake;
 pub mod layout;
+pub mod limits;
 pub mod mqtt;
 pub mod options;
 pub mod proxy_v2;

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::bpf_xdp_adjust_tail;
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::FlowKey;
+use lb_common::limits::repeat::Segment;
 use lb_common::wire::{ETH_LEN, Eth, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, Tcp};
 
 /// A parsed TCP packet. Offsets are from the start of the frame.
@@ -35,12 +36,27 @@ pub struct Parsed {
 }
 
 impl Parsed {
+    /// What tells it from other segments of its connection.
+    #[inline(always)]
+    pub const fn segment(&self) -> Segment {
+        Segment {
+            seq: self.seq,
+            payload: self.payload,
+            flags: self.flags,
+        }
+    }
+
     /// Where the TCP header starts.
     #[inline(always)]
     pub const fn l4(&self) -> usize {
         self.l3 + if self.v4 { IPV4_LEN } else { IPV6_LEN }
     }
 }
+
+/// Something on the stack where LLVM may write it in words: with unaligned access enabled it does so at
+/// any alignment, and the verifier refuses that ("misaligned stack access").
+#[repr(C, align(8))]
+pub struct Aligned<T>(pub T);
 
 /// IPv4 and TCP header in one piece: one bounds check.
 #[repr(C)]

@@ -6,7 +6,7 @@
 //! - [`splice`]: any packet of a known flow
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
 //! - [`syn`], [`reset`]: answers made in place
-//! - [`punt`]: hand a packet to the agent
+//! - [`limits`]: who may begin a connection; [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
 //! - [`note`]: messages, if they are asked for
 //! - [`measure`]: programs that only measurements run
@@ -23,6 +23,7 @@ mod clock;
 mod count;
 mod frame;
 mod icmp;
+mod limits;
 mod maps;
 mod measure;
 mod newcomer;

@@ -4,35 +4,60 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
 use lb_common::cookie::{self, Check};
 use lb_common::layout::{
-    Endpoint, EndpointKey, EndpointKind, Flow, PuntKind, State, Verdict, flags, ticks,
+    Endpoint, EndpointKey, EndpointKind, Flow, PuntKind, State, Verdict, by_words, flags, ticks,
 };
+use lb_common::limits::repeat;
 use lb_common::wire::flag;
 
 use crate::count::{drop, pass};
-use crate::frame::Parsed;
+use crate::frame::{Aligned, Parsed};
+use crate::limits::{self, Admission};
 use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::punt::{self, Reason};
 use crate::{reset, syn};
 
-#[inline(always)]
-fn endpoint(address: [u8; 16], port: [u8; 2], kind: EndpointKind) -> Option<Endpoint> {
-    let key = EndpointKey {
-        address,
+/// The endpoint of an address and port, all zero if there is none.
+///
+/// This and [`check`] are functions of their own so that their memory is gone when a packet goes on:
+/// all frames of a chain of calls together have 512 bytes.
+#[inline(never)]
+fn endpoint(address: &[u8; 16], port: [u8; 2]) -> Endpoint {
+    let key = Aligned(EndpointKey {
+        address: by_words(address),
         port,
         _pad: [0; 2],
-    };
+    });
     // SAFETY: the agent replaces values as a whole; a stale one is as good.
-    let e = unsafe { ENDPOINTS.get(&key) }?;
-    if e.kind == kind as u8 { Some(*e) } else { None }
+    match unsafe { ENDPOINTS.get(&key.0) } {
+        Some(found) => *found,
+        None => Endpoint::default(),
+    }
+}
+
+/// Whether the cookie is right.
+#[inline(never)]
+fn check(p: &Parsed) -> Check {
+    let Some(settings) = SETTINGS.get(0) else {
+        return Check::Wrong;
+    };
+    cookie::check(
+        &settings.cookie_keys,
+        settings.cookie_epoch,
+        &p.key,
+        p.seq,
+        p.ack,
+    )
 }
 
 /// Handles a packet without a flow.
 #[inline(never)]
 pub fn unknown(ctx: &XdpContext, p: &Parsed) -> u32 {
-    if let Some(vip) = endpoint(p.key.dst, p.key.dst_port, EndpointKind::Vip) {
-        return for_vip(ctx, p, &vip);
+    let to = endpoint(&p.key.dst, p.key.dst_port);
+    if to.kind == EndpointKind::Vip as u8 {
+        return for_vip(ctx, p, to);
     }
-    if endpoint(p.key.src, p.key.src_port, EndpointKind::Backend).is_some() && for_snat(p) {
+    let from = endpoint(&p.key.src, p.key.src_port);
+    if from.kind == EndpointKind::Backend as u8 && for_snat(p) {
         // From a backend, to one of our ports, and nobody's: the connection is gone.
         return reset::reset(ctx, p, Verdict::ResetUnknown);
     }
@@ -48,12 +73,15 @@ fn for_snat(p: &Parsed) -> bool {
     let port = u16::from_be_bytes(p.key.dst_port);
     port >= settings.snat_first
         && port <= settings.snat_last
-        && endpoint(p.key.dst, [0; 2], EndpointKind::Address).is_some()
+        && endpoint(&p.key.dst, [0; 2]).kind == EndpointKind::Address as u8
 }
 
 /// A packet for a VIP, without a flow.
 #[inline(always)]
-fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+fn for_vip(ctx: &XdpContext, p: &Parsed, vip: Endpoint) -> u32 {
+    if limits::is_blocked(p) {
+        return drop(Verdict::SourceBlocked, p.length);
+    }
     if p.flags & flag::RST != 0 {
         return drop(Verdict::StrayReset, p.length);
     }
@@ -63,19 +91,9 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     if p.flags & (flag::SYN | flag::ACK) != flag::ACK {
         return reset::reset(ctx, p, Verdict::ResetUnknown);
     }
-    let Some(settings) = SETTINGS.get(0) else {
-        return drop(Verdict::HelperFailed, p.length);
-    };
-    let check = cookie::check(
-        &settings.cookie_keys,
-        settings.cookie_epoch,
-        &p.key,
-        p.seq,
-        p.ack,
-    );
     let says_something = p.payload != 0 || p.flags & flag::FIN != 0;
-    match check {
-        Check::First if p.payload != 0 => first_data(ctx, p, vip),
+    match check(p) {
+        Check::First if p.payload != 0 => first_data(ctx, p, vip.listener),
         // Closed before it said anything.
         Check::First if says_something => reset::reset(ctx, p, Verdict::ClosedEarly),
         Check::First => drop(Verdict::BareAck, p.length),
@@ -86,8 +104,15 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
 }
 
 /// The first segment of a client: from now on its packets have an entry, and the agent reads them.
-#[inline(always)]
-fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+#[inline(never)]
+fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
+    match limits::admit(p, listener) {
+        Admission::Yes => {}
+        // Its retransmission comes when there may be room again.
+        Admission::TooOften => return drop(Verdict::SourceRate, p.length),
+        Admission::TooMany => return reset::reset(ctx, p, Verdict::SourceFull),
+        Admission::Unknown => return drop(Verdict::HelperFailed, p.length),
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -97,11 +122,13 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     *flow = Flow::ZERO;
     flow.state = State::Sniff as u8;
     flow.flags = flags::FROM_CLIENT;
-    flow.listener = vip.listener;
+    flow.listener = listener;
     flow.next_seq = isn;
     flow.last_ack = p.ack;
     // SAFETY: the helper only reads a clock.
-    flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    flow.last_seen = now;
+    repeat::note(flow, p.segment(), now);
     const NOEXIST: u64 = 1;
     if FLOWS.insert(&p.key, &*flow, NOEXIST).is_err() {
         // A copy of this segment may have made it on another CPU a moment ago.
@@ -112,10 +139,15 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     }
     let reason = Reason {
         kind: PuntKind::Client,
-        listener: vip.listener,
+        listener,
         isn,
         verdict: Verdict::PuntedNew,
         bytes: p.length,
     };
-    punt::punt(ctx, &reason)
+    let verdict = punt::from_client(ctx, p, &reason);
+    if verdict as u32 != Verdict::PuntedNew as u32 {
+        // The agent knows nothing of it, so nobody would remove the entry. The client comes again.
+        let _ = FLOWS.remove(&p.key);
+    }
+    drop(verdict, p.length)
 }

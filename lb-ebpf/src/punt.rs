@@ -2,13 +2,14 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_load_bytes};
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind, Verdict};
 
-use crate::count::{count, drop};
-use crate::frame::{bounded, length};
+use crate::count::drop;
+use crate::frame::{Parsed, bounded, length};
+use crate::limits;
 use crate::maps::PUNTS;
 use crate::note::note;
 
@@ -33,16 +34,48 @@ pub struct Reason {
     pub listener: u8,
 }
 
-/// Punts a packet; it is dropped here, and retransmitted by its sender if need be.
+/// How much of the ring buffer waits to be read: `n` of `of` parts of it or more.
+#[inline(always)]
+fn is_filled(n: u64, of: u64) -> bool {
+    PUNTS.query(BPF_RB_AVAIL_DATA as u64) * of >= PUNTS.query(BPF_RB_RING_SIZE as u64) * n
+}
+
+/// Punts a packet of a backend or an ICMP error; it is dropped here, and sent again by its sender if
+/// need be.
+///
+/// What backends say may fill the ring buffer, for it ends set-ups. Anybody who has a connection can make
+/// ICMP errors about it, and they come again: half of the buffer is enough.
 #[inline(never)]
 pub fn punt(ctx: &XdpContext, reason: &Reason) -> u32 {
+    if reason.kind as u8 == PuntKind::Icmp as u8 && is_filled(1, 2) {
+        return drop(Verdict::PuntOverflow, reason.bytes);
+    }
+    drop(write(ctx, reason), reason.bytes)
+}
+
+/// Punts a client's packet; gives what to count, [`Reason::verdict`] if the agent has it.
+///
+/// A quarter of the ring buffer is kept for the backends, and one source can't fill the rest.
+#[inline(never)]
+pub fn from_client(ctx: &XdpContext, p: &Parsed, reason: &Reason) -> Verdict {
+    if is_filled(3, 4) {
+        return Verdict::PuntOverflow;
+    }
+    if !limits::may_punt(p, reason.listener, is_filled(1, 16)) {
+        return Verdict::PuntLimited;
+    }
+    write(ctx, reason)
+}
+
+#[inline(always)]
+fn write(ctx: &XdpContext, reason: &Reason) -> Verdict {
     let done = if length(ctx) <= PUNT_SMALL {
-        write::<PUNT_SMALL>(ctx, reason)
+        record::<PUNT_SMALL>(ctx, reason)
     } else {
-        write::<PUNT_LARGE>(ctx, reason)
+        record::<PUNT_LARGE>(ctx, reason)
     };
     if !done {
-        return drop(Verdict::PuntOverflow, reason.bytes);
+        return Verdict::PuntOverflow;
     }
     note!(
         ctx,
@@ -50,12 +83,11 @@ pub fn punt(ctx: &XdpContext, reason: &Reason) -> u32 {
         reason.verdict as u32,
         reason.listener
     );
-    count(reason.verdict, reason.bytes);
-    xdp_action::XDP_DROP
+    reason.verdict
 }
 
 #[inline(always)]
-fn write<const N: usize>(ctx: &XdpContext, reason: &Reason) -> bool {
+fn record<const N: usize>(ctx: &XdpContext, reason: &Reason) -> bool {
     let frame_len = length(ctx) as u32;
     let Some(mut entry) = PUNTS.reserve::<Record<N>>(0) else {
         return false;

@@ -8,6 +8,7 @@ use aya_ebpf::helpers::{bpf_loop, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_stor
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
 use lb_common::layout::{Flow, Hop, PuntKind, State, Verdict, flags};
+use lb_common::limits::repeat;
 use lb_common::options::{BUFFER, MAX};
 use lb_common::rewrite::{self, ALIGNED_TIMESTAMPS};
 use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
@@ -367,6 +368,21 @@ fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
         }
         reason.kind = PuntKind::Client;
         reason.isn = flow.next_seq;
+        return sniffed(ctx, p, flow, &reason);
     }
     punt::punt(ctx, &reason)
+}
+
+/// A client's packet of a connection in set-up that the agent should see, once.
+#[inline(always)]
+fn sniffed(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, reason: &Reason) -> u32 {
+    let now = clock::now();
+    if repeat::is_repeated(flow, p.segment(), now) {
+        return drop(Verdict::PuntRepeated, p.length);
+    }
+    let verdict = punt::from_client(ctx, p, reason);
+    if verdict as u32 == Verdict::PuntedSetup as u32 {
+        repeat::note(flow, p.segment(), now);
+    }
+    drop(verdict, p.length)
 }

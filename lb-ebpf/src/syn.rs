@@ -13,8 +13,8 @@ use crate::frame::{Parsed, bounded, cut, reply_ip, turn_round};
 use crate::maps::{SCRATCH, SETTINGS};
 
 /// Answers a SYN for a VIP.
-#[inline(always)]
-pub fn answer(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+#[inline(never)]
+pub fn answer(ctx: &XdpContext, p: &Parsed, vip: Endpoint) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -30,7 +30,7 @@ pub fn answer(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     // SAFETY: the helper only reads a clock.
     let clock = ((unsafe { bpf_ktime_get_ns() } / 1_000_000) as u32)
         .wrapping_add(settings.timestamp_offset);
-    answer.begin(len, clock, *vip, p.v4);
+    answer.begin(len, clock, vip, p.v4);
     if len != 0 {
         let Some(len) = bounded(len, MAX as u32) else {
             return drop(Verdict::BadOptions, p.length);

@@ -7,6 +7,12 @@ use std::time::Duration;
 pub struct Latencies(Vec<Duration>);
 
 impl Latencies {
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "percentile says so")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The time that `percent` of all did not exceed (nearest rank); `None` without any.
     pub fn percentile(&self, percent: usize) -> Option<Duration> {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);

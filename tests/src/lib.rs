@@ -10,6 +10,7 @@
 //! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
 //!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
 //!   of the test's own.
+//! - [`flood`]: what attackers send, at full rate.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
 
@@ -22,6 +23,7 @@ pub mod docker;
 pub mod embedded;
 pub mod emqx;
 pub mod fleet;
+pub mod flood;
 pub mod haproxy;
 pub mod http;
 pub mod lab;

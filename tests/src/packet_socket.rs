@@ -136,6 +136,57 @@ impl PacketSocket {
         }
     }
 
+    /// Sends frames as fast as the device takes them, past its queue; gives how many it took.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn send_many(&self, frames: &[Vec<u8>]) -> Result<usize> {
+        let mut parts: Vec<_> = frames
+            .iter()
+            .map(|frame| libc::iovec {
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: all bytes 0 is a valid value of this C structure.
+                let mut message: libc::mmsghdr = unsafe { zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let count = libc::c_uint::try_from(messages.len())?;
+        // SAFETY: `messages` point to `parts`, which point to `frames`, with their true lengths; all live
+        // for the call, which only reads the frames.
+        let sent = unsafe {
+            libc::sendmmsg(
+                self.0.as_raw_fd(),
+                messages.as_mut_ptr(),
+                count,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        if let Ok(sent) = usize::try_from(sent) {
+            return Ok(sent);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS) => Ok(0),
+            _ => Err(error).context("send frames"),
+        }
+    }
+
+    /// From now on frames skip the queueing discipline.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn skip_queue(&self) -> io::Result<()> {
+        self.set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
+    }
+
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
         // SAFETY: the pointer and length are those of `value`, which lives for the call.
         check(unsafe {

@@ -255,8 +255,14 @@ impl Topology {
 
 /// A locally administered link address that shows the IPv4 address.
 fn link_address(pair: Pair) -> String {
+    let bytes = link_bytes(pair).map(|byte| format!("{byte:02x}"));
+    bytes.join(":")
+}
+
+/// The same in bytes.
+pub fn link_bytes(pair: Pair) -> [u8; 6] {
     let [a, b, c, d] = pair.v4.octets();
-    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    [2, 0, a, b, c, d]
 }
 
 /// `ip` batch lines: both addresses of `pair` are at the link address of the interface that `at` is on.

@@ -10,5 +10,9 @@ pub struct Binding {
     pub _pad: [u8; 2],
     /// When the client was last seen, in ticks.
     pub last_seen: u32,
+    /// State of the rate of its CONNECTs ([`crate::limits::client`]).
+    pub connects: u32,
+    /// Named padding.
+    pub _room: u32,
 }
-const _: () = assert!(size_of::<Binding>() == 8);
+const _: () = assert!(size_of::<Binding>() == 16);

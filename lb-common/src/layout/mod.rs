@@ -6,16 +6,20 @@
 mod backend;
 mod binding;
 mod flow;
+mod listener;
 mod punt;
 mod settings;
+mod source;
 mod verdict;
 mod vip;
 
 pub use backend::{Backend, Hop};
 pub use binding::Binding;
 pub use flow::{Flow, FlowKey, State, flags, ticks};
+pub use listener::Listener;
 pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
 pub use settings::{Bucket, Settings};
+pub use source::{Source, SourceKey};
 pub use verdict::{Counter, Verdict};
 pub use vip::{Endpoint, EndpointKey, EndpointKind};
 
@@ -73,5 +77,9 @@ pod!(
     Bucket,
     Counter,
     Endpoint,
-    EndpointKey
+    EndpointKey,
+    Listener,
+    Source,
+    SourceKey,
+    crate::limits::credit::Credit
 );

@@ -26,7 +26,7 @@ macro_rules! verdicts {
             /// One more than the highest number.
             pub const COUNT: u32 = Self::ALL.len() as u32;
             /// Entries of the maps of counters: a new verdict must not change a pinned map's size.
-            pub const CAPACITY: u32 = 64;
+            pub const CAPACITY: u32 = 128;
 
             /// Name in metrics, status and logs.
             #[must_use]
@@ -134,6 +134,26 @@ verdicts! {
     ResetDown = 46 => "reset_down",
     /// Connection to a backend that is drained or disabled: RST to both sides.
     ResetDrained = 47 => "reset_drained",
+    /// Packet from a source on the block list: dropped.
+    SourceBlocked = 48 => "source_blocked",
+    /// CONNECT beyond the rate of its source: dropped, the client's retransmission may fit.
+    SourceRate = 49 => "source_rate",
+    /// New connection of a source that has as many as it may: RST.
+    SourceFull = 50 => "source_full",
+    /// Copy of a segment that was handed to the agent a moment ago: dropped.
+    PuntRepeated = 51 => "punt_repeated",
+    /// A source sends more to the agent than one may: dropped, the client retransmits.
+    PuntLimited = 52 => "punt_limited",
+    /// Client identifier on the block list: refused in MQTT terms.
+    ClientBlocked = 53 => "client_blocked",
+    /// CONNECT beyond the rate of its client identifier: refused in MQTT terms.
+    ClientRate = 54 => "client_rate",
+    /// The listener has as many connections as it may: refused in MQTT terms.
+    ListenerFull = 55 => "listener_full",
+    /// Every backend that is left has as many connections as it may: refused in MQTT terms.
+    BackendsFull = 56 => "backends_full",
+    /// More refusals than are sent in a second: RST instead.
+    RefusalLimited = 57 => "refusal_limited",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -59,7 +59,7 @@ mod reject;
 mod tests;
 mod utf8;
 
-pub use refusal::refusal;
+pub use refusal::{Refused, refusal};
 pub use reject::Reject;
 
 /// Version of MQTT that the CONNECT asks for.

@@ -49,10 +49,26 @@ pub enum Command {
         backend: String,
         weight: Option<u16>,
     },
+    /// Nobody may connect from these addresses, or with this identifier; who is there is cut off.
+    Block { target: Target },
+    /// They may again.
+    Unblock { target: Target },
+    /// What is blocked.
+    Blocked,
     /// The configuration file is read again.
     Reload,
     /// The agent ends; the data path stays.
     Stop,
+}
+
+/// Who is blocked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// `ADDRESS` or `ADDRESS/LENGTH`.
+    Source(String),
+    /// A client identifier, exactly as clients send it.
+    Client(String),
 }
 
 /// What was done, a line for each thing.

@@ -17,7 +17,10 @@ use crate::setup::Failure;
 
 impl Core {
     /// Takes other nodes over, with what is ordered of them and what is known of them.
-    pub(super) fn man(&mut self, mut nodes: Vec<Node>) {
+    ///
+    /// # Errors
+    /// The kernel refused the limits.
+    pub(super) fn man(&mut self, mut nodes: Vec<Node>) -> anyhow::Result<()> {
         for node in &mut nodes {
             if let Some(earlier) = self.steerer.nodes.iter().find(|n| n.number == node.number) {
                 node.inherit(earlier);
@@ -32,6 +35,9 @@ impl Core {
                 node.order = self.orders.get(&node.pool_name, &node.name);
             }
         }
+        let limited =
+            self.limits
+                .configure(&self.config, &self.vips, &nodes, &mut self.kernel.maps);
         let listeners = &self.config.listeners;
         let pools = self
             .vips
@@ -46,6 +52,9 @@ impl Core {
             self.carry_out(i);
             self.settle(i);
         }
+        // Connections of clients that are blocked now end, and limits count, with the next sweep.
+        self.sweep_now();
+        Ok(limited?)
     }
 
     /// What the health checks ask. Their numbers are slots.
@@ -194,7 +203,11 @@ impl Core {
                 let weight = *weight;
                 (backend, Box::new(move |o| Order { weight, ..o }))
             }
-            Command::Reload | Command::Stop => {
+            Command::Block { .. }
+            | Command::Unblock { .. }
+            | Command::Blocked
+            | Command::Reload
+            | Command::Stop => {
                 return Err(Refusal::Failed(
                     "the agent doesn't take this here".to_owned(),
                 ));

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use lb_common::layout::{Punt, Settings as Secrets, Verdict};
+use lb_common::limits::rate::Pace;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::evict::Evictor;
 use super::kernel::{Kernel, Tallies};
+use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::orders::Orders;
 use super::paths::News;
@@ -22,7 +24,7 @@ use super::sweep::{Found, Sweeper};
 use super::vips::{self, Vip};
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::{Config, Timeouts};
-use crate::dataplane::{Loaded, Maps, clock};
+use crate::dataplane::{Credits, Loaded, Maps, clock};
 use crate::health::{Checks, Event};
 use crate::setup::{Datapath as _, Settings, Setups, Stats};
 
@@ -32,6 +34,8 @@ const ROTATION: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 /// Least pause between two sweeps; a long sweep is followed by a pause of ten times its length.
 const SWEEP: Duration = Duration::from_secs(2);
+/// Least pause between two sweeps for the sake of clients that were refused.
+const CREDIT: Duration = Duration::from_millis(500);
 /// Packets handled before timers get a turn.
 const BURST: usize = 256;
 /// Most connections in set-up, and bytes kept for them.
@@ -82,6 +86,13 @@ pub struct Core {
     expired: u64,
     ended: [u64; 2],
     stopping: bool,
+    pub(super) limits: Limits,
+    sweeping: Option<std::thread::Thread>,
+    /// Refusals for want of credit, and when they made the sweeper walk.
+    wanting: u64,
+    wanted: Instant,
+    /// How long the last sweep took.
+    walk: Duration,
 }
 
 /// What [`Core::new`] needs beside the configuration.
@@ -114,6 +125,11 @@ pub(super) fn settings(config: &Config, secrets: &Secrets) -> Settings {
         sniff_bytes: config.limits.sniff_bytes,
         total_bytes: SETUP_BYTES,
         connections: SETUPS,
+        refusals: match config.limits.refusal_rate {
+            0 => None,
+            rate => Some(Pace::new(rate, rate)),
+        },
+        ..Settings::default()
     }
 }
 
@@ -130,9 +146,16 @@ impl Core {
         let vips = vips::vips(&config, &vips::known(&kernel.maps)?)?;
         let nodes = nodes::number(&config, &kernel.backends()?, &[])?;
         let (checks, events) = Checks::start(vips::random()?, []);
+        let settings = settings(&config, &secrets);
+        let hash = move |id: &str| settings.client_hash(id.as_bytes());
+        let limits = Limits::open(&loaded.dir, &config.agent.state_dir, hash)?;
         let mut core = Self {
-            setups: Setups::new(settings(&config, &secrets), vips::random()?),
-            steerer: Steerer::new(Maps::open(&loaded.dir)?.bindings),
+            setups: Setups::new(settings, vips::random()?),
+            steerer: Steerer::new(
+                Maps::open(&loaded.dir)?.bindings,
+                limits.rules(),
+                Credits::open(&loaded.dir)?,
+            ),
             shared: Arc::new(Mutex::new(Shared {
                 config: config.clone(),
                 nodes: Vec::new(),
@@ -155,9 +178,26 @@ impl Core {
             expired: 0,
             ended: [0; 2],
             stopping: false,
+            limits,
+            sweeping: None,
+            wanting: 0,
+            wanted: Instant::now(),
+            walk: Duration::ZERO,
         };
-        core.man(nodes);
+        core.man(nodes)?;
         Ok(core)
+    }
+
+    /// Who may connect, and how much; for the sweeper.
+    pub fn rules(&self) -> Rules {
+        self.limits.rules()
+    }
+
+    /// Makes the sweeper walk now, not when its pause is over: something has changed that it acts on.
+    pub(super) fn sweep_now(&self) {
+        if let Some(sweeper) = &self.sweeping {
+            sweeper.unpark();
+        }
     }
 
     /// What others may look at.
@@ -219,9 +259,10 @@ impl Core {
         let mut rotation =
             tokio::time::interval_at(tokio::time::Instant::now() + ROTATION, ROTATION);
         let (swept_in, mut swept) = mpsc::channel(1);
-        let _sweeping = std::thread::Builder::new()
+        let sweeping = std::thread::Builder::new()
             .name("sweep".to_owned())
             .spawn(move || sweep_on(sweeper, &swept_in))?;
+        self.sweeping = Some(sweeping.thread().clone());
         while !self.stopping {
             // Here and not where the timer ends below: while packets keep coming, that one never does.
             self.setups
@@ -244,6 +285,7 @@ impl Core {
                     self.drain(punts.get_mut());
                     self.count_ended();
                     self.kernel.flush();
+                    self.credit_soon();
                     self.shrink_promises()?;
                     self.steerer.warm();
                     self.share();
@@ -271,7 +313,15 @@ impl Core {
                 let done = vec!["the agent stops; the data path and its sessions go on".to_owned()];
                 (Ok(Reply { done }), answer)
             }
-            Message::Command(command, answer) => (self.order(&command), answer),
+            Message::Command(command, answer) => {
+                let result = match &command {
+                    Command::Block { target } => self.block(target),
+                    Command::Unblock { target } => self.unblock(target),
+                    Command::Blocked => Ok(self.blocked()),
+                    command => self.order(command),
+                };
+                (result, answer)
+            }
             Message::Configure(config, answer) => (self.apply(*config), answer),
         };
         self.share();
@@ -331,7 +381,23 @@ impl Core {
         self.publish()
     }
 
+    /// Whoever was refused because of a limit of connections comes again soon: what has closed by then
+    /// should count.
+    fn credit_soon(&mut self) {
+        let tallies = self.kernel.tallies();
+        let of = |verdict: Verdict| tallies.get(verdict).packets;
+        let sources = self.kernel.maps.counter(Verdict::SourceFull).packets;
+        let wanting = sources + of(Verdict::ListenerFull) + of(Verdict::BackendsFull);
+        let pause = CREDIT.max(self.walk * 10);
+        if wanting != self.wanting && self.wanted.elapsed() > pause {
+            self.wanting = wanting;
+            self.wanted = Instant::now();
+            self.sweep_now();
+        }
+    }
+
     fn swept(&mut self, found: Found) -> anyhow::Result<()> {
+        self.walk = found.took;
         for _ in self.expired..found.expired {
             self.kernel.count(Verdict::IdleExpired, 0);
         }
@@ -372,14 +438,16 @@ fn sweep_on(mut sweeper: Sweeper, found: &mpsc::Sender<Found>) {
     loop {
         let begun = Instant::now();
         match sweeper.sweep() {
-            Ok(f) => {
+            Ok(mut f) => {
+                f.took = begun.elapsed();
                 if found.blocking_send(f).is_err() {
                     return;
                 }
             }
             Err(error) => tracing::warn!("the flow map could not be swept: {error:#}"),
         }
-        std::thread::sleep(SWEEP.max(begun.elapsed() * 10));
+        // Woken by `Core::sweep_now`.
+        std::thread::park_timeout(SWEEP.max(begun.elapsed() * 10));
     }
 }
 

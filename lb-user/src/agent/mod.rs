@@ -6,14 +6,17 @@
 //! - [`vips`]: what the data path is told of the configuration
 //! - [`operator`], [`reload`]: commands, and another configuration
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
-//! - [`sweep`], [`evict`], [`ending`]: the end of connections
+//! - [`sweep`], [`evict`], [`ending`]: the end of connections; [`limits`], [`blocking`]: who may
+//!   connect, and how much
 //! - [`view`]: what the admin interface shows
 
 mod backends;
+mod blocking;
 mod core;
 mod ending;
 mod evict;
 mod kernel;
+pub mod limits;
 mod nodes;
 mod operator;
 mod orders;
@@ -91,7 +94,6 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
     let punts = Maps::open_punts(&loaded.dir)?;
     let (timeouts, timeouts_seen) = watch::channel(config.timeouts.clone());
     let (addresses, addresses_seen) = watch::channel(addresses);
-    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen)?;
     let parts = Parts {
         kernel: Kernel::new(Maps::open(&loaded.dir)?, socket)?,
         orders,
@@ -99,6 +101,7 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         timeouts,
     };
     let mut core = Core::new(Arc::new(config), parts, &loaded)?;
+    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen, core.rules())?;
     for news in &found {
         core.learn(news);
     }

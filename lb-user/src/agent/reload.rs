@@ -56,8 +56,9 @@ impl Core {
             self.setups.set_listener(gone.index, None);
         }
         self.vips = vips;
-        self.man(nodes);
-        if let Err(error) = written.and_then(|()| self.publish()) {
+        let manned = self.man(nodes);
+        let told = written.and(manned).and_then(|()| self.publish());
+        if let Err(error) = told {
             return Err(Refusal::Failed(format!(
                 "the configuration is in force, but the data path could not be told all of it: {error:#}; restart the agent"
             )));

@@ -7,13 +7,16 @@ use aya::maps::MapData;
 use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
+use super::limits::Shared;
 use super::nodes::{Node, SLOTS};
 use crate::config::{self, Config};
-use crate::dataplane::clock;
+use crate::dataplane::{Credits, clock};
 use crate::select::{
     self, Client, Consistent, FULL, LeastConnections, RoundRobin, Selector, node_key, node_of, slot,
 };
-use crate::setup::{Choice, Failure, Request, Steering};
+use crate::setup::{Choice, Denied, Failure, NoChoice, Request, Steering};
+use lb_common::limits::client::ClientPace;
+use lb_common::limits::credit::of_backend;
 
 /// How long a backend that failed is passed over while another one is left.
 const AVOID: u64 = 2_000_000_000;
@@ -23,6 +26,36 @@ struct Table {
     map: aya::maps::HashMap<MapData, u64, Binding>,
     /// Ticks after which a binding of a client that left is void.
     linger: u32,
+    /// State of the rate of CONNECTs that the next binding begins with.
+    connects: u32,
+}
+
+impl Table {
+    /// Charges a CONNECT to a client that is bound; `false` if it is one too many.
+    fn charge(&mut self, client: u64, pace: &ClientPace) -> bool {
+        let Ok(binding) = self.map.get(&client, 0) else {
+            return true;
+        };
+        let Some(connects) = pace.take(binding.connects, clock::now_ns()) else {
+            return false;
+        };
+        let binding = Binding {
+            connects,
+            ..binding
+        };
+        if let Err(error) = self.map.insert(client, binding, 0) {
+            tracing::warn!("a binding can't be written: {error}");
+        }
+        true
+    }
+
+    /// What a client was charged so far, the connection that it has now included.
+    fn charged(&self, client: u64, pace: &ClientPace) -> u32 {
+        match self.map.get(&client, 0) {
+            Ok(binding) => binding.connects,
+            Err(_) => pace.take(0, clock::now_ns()).unwrap_or(0),
+        }
+    }
 }
 
 impl select::Bindings for Table {
@@ -33,6 +66,11 @@ impl select::Bindings for Table {
     }
 
     fn put(&mut self, client: u64, binding: Binding) {
+        let connects = self.connects;
+        let binding = Binding {
+            connects,
+            ..binding
+        };
         if let Err(error) = self.map.insert(client, binding, 0) {
             tracing::warn!("a binding can't be written: {error}");
         }
@@ -63,17 +101,24 @@ pub struct Steerer {
     pub learnt: Vec<(u8, Offered)>,
     /// Slots of backends that refused or did not answer a connection.
     pub suspects: Vec<(u16, Failure)>,
+    limits: Shared,
+    credits: Credits,
 }
 
 impl Steerer {
     /// No backends yet: [`Self::configure`] follows.
-    pub fn new(bindings: aya::maps::HashMap<MapData, u64, Binding>) -> Self {
+    pub fn new(
+        bindings: aya::maps::HashMap<MapData, u64, Binding>,
+        limits: Shared,
+        credits: Credits,
+    ) -> Self {
         let numbers = usize::from(SLOTS / 2);
         Self {
             selector: Selector::default(),
             bindings: Table {
                 map: bindings,
                 linger: 0,
+                connects: 0,
             },
             nodes: Vec::new(),
             avoid: vec![0; numbers],
@@ -82,6 +127,8 @@ impl Steerer {
             slow_start: Vec::new(),
             learnt: Vec::new(),
             suspects: Vec::new(),
+            limits,
+            credits,
         }
     }
 
@@ -103,6 +150,51 @@ impl Steerer {
         for i in 0..self.nodes.len() {
             self.refresh(i);
         }
+    }
+
+    /// Slots of the nodes that have as many connections as they may.
+    fn full(&self, v4: bool) -> Vec<u16> {
+        self.nodes
+            .iter()
+            .map(|n| slot(n.number, v4))
+            .filter(|slot| self.credits.get(of_backend(*slot)).left() == 0)
+            .collect()
+    }
+
+    /// Chooses among those that are not full; one that failed a moment ago only for want of others.
+    fn choose_from(&mut self, request: &Request<'_>, full: &[u16]) -> Option<Choice> {
+        let pool = *self.pools.get(&request.listener)?;
+        let now = clock::now_ns();
+        let mut tried = request.tried.to_vec();
+        tried.extend_from_slice(full);
+        let usable = tried.clone();
+        tried.extend(
+            (0..)
+                .zip(&self.avoid)
+                .filter(|(_, until)| **until > now)
+                .map(|(number, _)| slot(number, request.v4)),
+        );
+        let client = Client {
+            binding: request.client,
+            shared: request.shared,
+        };
+        let mut choose = |tried: &[u16]| {
+            self.selector
+                .choose(pool, request.v4, client, tried, &mut self.bindings)
+        };
+        // A backend that failed a moment ago is better than none.
+        let (chosen, _) = choose(&tried).or_else(|| choose(&usable))?;
+        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
+        let path = node.paths.iter().find(|p| p.slot == chosen)?;
+        Some(Choice {
+            slot: chosen,
+            address: super::nodes::mapped(path.address.ip()),
+            port: path.address.port().to_be_bytes(),
+            hop: path.hop?,
+            hop_generation: path.generation,
+            mss: path.mss,
+            snat: path.snat.clone(),
+        })
     }
 
     /// Tells the selector what a node can do now.
@@ -128,7 +220,6 @@ impl Steerer {
             state: n.state,
             v4,
             v6,
-            max_flows: n.max_flows,
         };
         self.selector.set_node(n.number, node);
     }
@@ -180,40 +271,45 @@ fn nanos(d: Duration) -> u64 {
 }
 
 impl Steering for Steerer {
-    fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
-        let pool = *self.pools.get(&request.listener)?;
-        let now = clock::now_ns();
-        let mut tried = request.tried.to_vec();
-        tried.extend(
-            (0..)
-                .zip(&self.avoid)
-                .filter(|(_, until)| **until > now)
-                .map(|(number, _)| slot(number, request.v4)),
-        );
-        let client = Client {
-            binding: request.client,
-            shared: request.shared,
+    fn admit(&mut self, listener: u8, client: u64) -> Result<(), Denied> {
+        let rules = self.limits.get();
+        if rules.clients.contains(&client) {
+            return Err(Denied::Blocked);
+        }
+        let Some(limits) = rules.listeners.get(usize::from(listener)) else {
+            return Ok(());
         };
-        let mut choose = |tried: &[u16]| {
-            self.selector
-                .choose(pool, request.v4, client, tried, &mut self.bindings)
-        };
-        // A backend that failed a moment ago is better than none.
-        let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
-        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
-        let path = node.paths.iter().find(|p| p.slot == chosen)?;
-        Some(Choice {
-            slot: chosen,
-            address: super::nodes::mapped(path.address.ip()),
-            port: path.address.port().to_be_bytes(),
-            hop: path.hop?,
-            hop_generation: path.generation,
-            mss: path.mss,
-            snat: path.snat.clone(),
-        })
+        let cell = u32::from(limits.credit);
+        if self.credits.get(cell).left() == 0 {
+            return Err(Denied::ListenerFull);
+        }
+        if client != 0
+            && limits.client_pace.interval != 0
+            && !self.bindings.charge(client, &limits.client_pace)
+        {
+            return Err(Denied::TooOften);
+        }
+        self.credits.open_one(cell);
+        Ok(())
     }
 
-    fn opened(&mut self, _listener: u8, chosen: u16, client: u64) {
+    fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
+        let full = self.full(request.v4);
+        let in_pool = |slot: &u16| {
+            let pool = self.pools.get(&request.listener);
+            let node = self.nodes.iter().find(|n| n.number == node_of(*slot));
+            node.is_some_and(|n| n.pool.as_ref() == pool) && !request.tried.contains(slot)
+        };
+        let why = if full.iter().any(in_pool) {
+            NoChoice::Full
+        } else {
+            NoChoice::NoneLeft
+        };
+        let choice = self.choose_from(request, &full).ok_or(why)?;
+        self.credits.open_one(of_backend(choice.slot));
+        Ok(choice)
+    }
+    fn opened(&mut self, listener: u8, chosen: u16, client: u64) {
         let number = usize::from(node_of(chosen));
         if let Some(tally) = self.tally.get_mut(number) {
             tally.assigned += 1;
@@ -221,6 +317,15 @@ impl Steering for Steerer {
         if let Some(avoid) = self.avoid.get_mut(number) {
             *avoid = 0;
         }
+        let rules = self.limits.get();
+        // Blocked since it was admitted: the kernel must not steer it, and the sweeper ends it.
+        if rules.clients.contains(&client) {
+            return;
+        }
+        self.bindings.connects = match rules.listeners.get(usize::from(listener)) {
+            Some(l) if l.client_pace.interval != 0 => self.bindings.charged(client, &l.client_pace),
+            _ => 0,
+        };
         Selector::opened(
             client,
             chosen,

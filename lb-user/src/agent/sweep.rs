@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
 
-use super::ending::{Traffic, end};
-use super::kernel::Kernel;
-use super::nodes::SLOTS;
-use crate::config::Timeouts;
 use tokio::sync::watch;
 
-use crate::dataplane::{Maps, clock};
+use super::ending::{Traffic, end};
+use super::kernel::Kernel;
+use super::limits::quota::Quota;
+use super::limits::{Rules, Shared};
+use super::nodes::SLOTS;
+use crate::config::Timeouts;
+use crate::dataplane::{Credits, Maps, clock};
 use crate::net::PacketSocket;
 use crate::select::{node_of, slot};
 use crate::setup::Datapath as _;
@@ -36,6 +38,8 @@ pub struct Found {
     pub entries: u64,
     /// Connections ended because they were silent too long, since the agent started.
     pub expired: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// The sweeper.
@@ -50,6 +54,8 @@ pub struct Sweeper {
     abandoned: u32,
     round: u64,
     expired: u64,
+    limits: Shared,
+    credits: Credits,
     hasher: RandomState,
 }
 
@@ -59,7 +65,11 @@ fn span(d: Duration) -> u32 {
 
 impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
-    pub fn new(dir: &Path, timeouts: watch::Receiver<Timeouts>) -> anyhow::Result<Self> {
+    pub fn new(
+        dir: &Path,
+        timeouts: watch::Receiver<Timeouts>,
+        limits: Shared,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
             timeouts,
@@ -68,12 +78,14 @@ impl Sweeper {
             abandoned: 0,
             round: 0,
             expired: 0,
+            limits,
+            credits: Credits::open(dir)?,
             hasher: RandomState::new(),
         })
     }
 
     /// Takes over what the configuration says by now.
-    fn limits(&mut self) {
+    fn take_timeouts(&mut self) {
         let timeouts = self.timeouts.borrow();
         self.closed = span(timeouts.closed.max(LAST_WORDS));
         self.abandoned = span(timeouts.sniff + timeouts.connect * 8 + Duration::from_secs(30));
@@ -86,7 +98,7 @@ impl Sweeper {
     pub fn sweep(&mut self) -> anyhow::Result<Found> {
         self.round += 1;
         let now = ticks::from_ns(clock::now_ns());
-        self.limits();
+        self.take_timeouts();
         let mut found = Found {
             used: vec![false; usize::from(SLOTS)],
             ..Found::default()
@@ -94,8 +106,12 @@ impl Sweeper {
         let mut paired = HashSet::new();
         let mut suspects = Vec::new();
         let mut refresh = Vec::new();
+        let mut blocked = Vec::new();
+        let rules = self.limits.get();
+        let mut quota = Quota::begin(rules.clone(), &self.credits, &self.kernel.maps)?;
         self.kernel.maps.each_flow(|key, flow| {
             found.entries += 1;
+            quota.see(key, flow);
             let age = ticks::since(now, flow.last_seen);
             let from_client = flow.flags & flags::FROM_CLIENT != 0;
             if let Some(used) = found.used.get_mut(usize::from(flow.backend)) {
@@ -104,6 +120,10 @@ impl Sweeper {
                     && (from_client || flow.state != State::Open as u8);
             }
             if !from_client {
+                return;
+            }
+            if is_blocked(&rules, key, flow) {
+                blocked.push((*key, *flow));
                 return;
             }
             if flow.state == State::Open as u8 {
@@ -119,6 +139,13 @@ impl Sweeper {
                 suspects.push((*key, *flow));
             }
         })?;
+        quota.finish(&self.credits, &mut self.kernel.maps);
+        if !blocked.is_empty() {
+            tracing::info!("{} connections of blocked clients end", blocked.len());
+        }
+        for (key, flow) in blocked {
+            self.end_blocked(&key, &flow);
+        }
         for (key, flow) in suspects.drain(..) {
             self.client_entry(now, &key, &flow);
         }
@@ -140,13 +167,16 @@ impl Sweeper {
             let backend = slot(node_of(backend), true);
             // What is left of an earlier connection must not take back where the client went since.
             let bound = self.kernel.maps.bindings.get(&client, 0);
-            if bound.is_ok_and(|b| b.backend != backend) {
+            let bound = bound.unwrap_or(Binding {
+                backend,
+                ..Binding::default()
+            });
+            if bound.backend != backend {
                 continue;
             }
             let binding = Binding {
-                backend,
                 last_seen: now,
-                ..Binding::default()
+                ..bound
             };
             self.kernel.maps.bindings.insert(client, binding, 0)?;
         }
@@ -196,6 +226,19 @@ impl Sweeper {
         }
     }
 
+    /// Ends a connection of a client that was blocked while it was there: its packets would go on, as
+    /// those of open connections meet no block list.
+    fn end_blocked(&mut self, key: &FlowKey, seen: &Flow) {
+        let same = |flow: &Flow| flow.pair() == seen.pair();
+        if end(&mut self.kernel, key, Traffic::Live, same) {
+            return;
+        }
+        // While it is set up, set-up withdraws it when it finds the client's entry gone.
+        if self.kernel.get(key).is_some_and(|flow| same(&flow)) {
+            self.kernel.remove(key);
+        }
+    }
+
     fn backend_entry(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
         let Some(flow) = self.still_open(key, seen) else {
             return;
@@ -215,4 +258,11 @@ impl Sweeper {
             self.kernel.remove(key);
         }
     }
+}
+
+/// Whether the client of an entry is blocked.
+fn is_blocked(rules: &Rules, client: &FlowKey, flow: &Flow) -> bool {
+    !rules.block_nobody()
+        && (rules.sources.hold(&client.src)
+            || flow.client != 0 && rules.clients.contains(&flow.client))
 }

@@ -66,6 +66,18 @@ pub(super) struct Weight {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct Block {
+    /// Addresses: 203.0.113.7, 203.0.113.0/24, 2001:db8::/32
+    #[arg(value_name = "PREFIX", conflicts_with = "client")]
+    source: Option<String>,
+    /// A client identifier in place of addresses
+    #[arg(long, value_name = "ID")]
+    client: Option<String>,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct Plain {
     #[command(flatten)]
     target: Target,
@@ -123,6 +135,26 @@ pub(super) fn set_weight(options: Weight) -> Result<(), Failure> {
     } = options;
     let weight = weight.0;
     tell(&target, &Command::Weight { backend, weight })
+}
+
+fn who(options: &Block) -> Option<control::Target> {
+    match (&options.source, &options.client) {
+        (_, Some(id)) => Some(control::Target::Client(id.clone())),
+        (Some(source), None) => Some(control::Target::Source(source.clone())),
+        (None, None) => None,
+    }
+}
+
+/// Without anybody to block: shows who is.
+pub(super) fn block(options: Block) -> Result<(), Failure> {
+    let command = who(&options).map_or(Command::Blocked, |target| Command::Block { target });
+    tell(&options.target, &command)
+}
+
+pub(super) fn unblock(options: Block) -> Result<(), Failure> {
+    let target = who(&options)
+        .ok_or_else(|| Failure::Usage(anyhow!("write PREFIX or --client ID to unblock")))?;
+    tell(&options.target, &Command::Unblock { target })
 }
 
 pub(super) fn reload(options: Plain) -> Result<(), Failure> {

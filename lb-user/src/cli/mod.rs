@@ -48,6 +48,10 @@ enum Command {
     Disable(control::OneBackend),
     /// Give a backend another share of new clients
     Weight(control::Weight),
+    /// Refuse addresses or a client identifier and cut off who is there; alone: show who is blocked
+    Block(control::Block),
+    /// Let addresses or a client identifier connect again
+    Unblock(control::Block),
     /// Let the agent read its configuration file again
     Reload(control::Plain),
     /// End the agent; the data path and its sessions go on
@@ -127,6 +131,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Ready(options) => control::ready(options),
         Command::Disable(options) => control::disable(options),
         Command::Weight(options) => control::set_weight(options),
+        Command::Block(options) => control::block(options),
+        Command::Unblock(options) => control::unblock(options),
         Command::Reload(options) => control::reload(options),
         Command::Stop(options) => control::stop(options),
         Command::Unload(options) => unload::run(options),

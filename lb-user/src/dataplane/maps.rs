@@ -5,9 +5,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use lb_common::layout::{
-    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict,
+    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Settings, Source,
+    SourceKey, Verdict,
 };
 
 use super::Batches;
@@ -21,7 +22,11 @@ pub struct Maps {
     pub settings: Array<MapData, Settings>,
     pub counters: PerCpuArray<MapData, Counter>,
     pub agent_counters: Array<MapData, Counter>,
+    pub listeners: Array<MapData, Listener>,
+    pub sources: HashMap<MapData, SourceKey, Source>,
+    pub blocked: LpmTrie<MapData, [u8; 16], u32>,
     flows_fd: MapData,
+    sources_fd: MapData,
 }
 
 fn open(dir: &Path, name: &str) -> anyhow::Result<(MapData, MapInfo)> {
@@ -49,7 +54,11 @@ impl Maps {
             settings: data(dir, "SETTINGS")?.try_into()?,
             counters: data(dir, "COUNTERS")?.try_into()?,
             agent_counters: data(dir, "AGENT_COUNTERS")?.try_into()?,
+            listeners: data(dir, "LISTENERS")?.try_into()?,
+            sources: data(dir, "SOURCES")?.try_into()?,
+            blocked: data(dir, "BLOCKED")?.try_into()?,
             flows_fd: open(dir, "FLOWS")?.0,
+            sources_fd: open(dir, "SOURCES")?.0,
         })
     }
 
@@ -75,6 +84,32 @@ impl Maps {
             }
         }
         Ok(())
+    }
+
+    /// Calls `f` with every source.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn each_source(&self, mut f: impl FnMut(&SourceKey, &Source)) -> io::Result<()> {
+        let mut batches = Batches::<SourceKey, Source>::new(self.sources_fd.fd().as_fd());
+        while let Some(batch) = batches.next_batch()? {
+            for (key, source) in batch {
+                f(key, source);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the programs counted under one verdict; 0 if the map can't be read.
+    pub fn counter(&self, verdict: Verdict) -> Counter {
+        let mut sum = Counter::default();
+        if let Ok(per_cpu) = self.counters.get(&(verdict as u32), 0) {
+            for c in per_cpu.iter() {
+                sum.packets += c.packets;
+                sum.bytes += c.bytes;
+            }
+        }
+        sum
     }
 
     /// What the programs counted, by verdict, summed over the CPUs.

@@ -3,17 +3,20 @@
 //!
 //! - [`lock`]: one agent at a time
 //! - [`load`]: programs and maps, new or adopted; [`unload`]: all gone
-//! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces
+//! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces; [`credits`]: a map in
+//!   memory
 //! - [`clock`]: the kernel's monotonic clock, which the program stamps by
 
 mod batch;
 pub mod clock;
+mod credits;
 mod load;
 mod lock;
 mod maps;
 mod unload;
 
 pub use batch::Batches;
+pub use credits::Credits;
 pub use load::{Attached, Loaded, load};
 pub use lock::{Lock, LockError};
 pub use maps::Maps;

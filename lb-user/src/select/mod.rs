@@ -58,8 +58,6 @@ pub struct Node {
     pub v4: bool,
     /// It has an IPv6 address.
     pub v6: bool,
-    /// Most connections at a time; `None`: no limit.
-    pub max_flows: Option<u32>,
 }
 
 /// [`Node::ramp`] of a node that gets its whole share.
@@ -83,10 +81,6 @@ impl Seat {
     /// Weight with slow start. A node that has a weight takes part, however small its part is.
     fn weight(&self) -> u32 {
         u32::from(self.node.weight) * u32::from(self.node.ramp.clamp(1, FULL))
-    }
-
-    fn has_room(&self) -> bool {
-        self.node.max_flows.is_none_or(|most| self.load() < most)
     }
 }
 
@@ -184,7 +178,7 @@ impl Selector {
 
     /// Takes over how many connections a node has: what the flow map says. Until the next call each
     /// choice counts as one more. To be called after every count, and at once when many connections
-    /// ended together: those that are gone count until then, also against [`Node::max_flows`].
+    /// ended together: those that are gone count until then.
     pub fn set_flows(&mut self, number: u16, flows: u32) {
         if let Some(Some(seat)) = self.seats.get_mut(usize::from(number)) {
             (seat.flows, seat.since) = (flows, 0);
@@ -264,7 +258,7 @@ impl Selector {
             seat(number).is_some_and(|seat| {
                 let node = &seat.node;
                 let reachable = if v4 { node.v4 } else { node.v6 };
-                let usable = node.state == NodeState::Up && reachable && seat.has_room();
+                let usable = node.state == NodeState::Up && reachable;
                 usable && !tried.contains(&slot(number, v4))
             })
         };

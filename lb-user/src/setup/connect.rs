@@ -1,12 +1,13 @@
 //! The backend's side before the splice: a SYN that mirrors the client's, until a backend answers.
 
 use super::connection::{Connection, Context, Phase, distance};
-use super::interface::{Choice, Datapath, Failure, InsertError, Request, Steering};
+use super::interface::{Choice, Datapath, Failure, InsertError, NoChoice, Request, Steering};
 use super::settings::{MS, Source};
 use super::snat::{self, NoPort};
 use super::splice::via;
 use lb_common::cookie::NO_SCALE;
 use lb_common::layout::{Flow, FlowKey, State, Verdict, ticks};
+use lb_common::mqtt::Refused;
 use lb_common::options::Timestamps;
 use lb_common::proxy_v2;
 use lb_common::wire::{Emit, Packet, SynOptions, flag};
@@ -84,14 +85,16 @@ impl Connection {
                 shared,
                 tried: &self.tried,
             });
-            // A slot that was tried already would be tried for ever.
-            let Some(choice) = choice.filter(|c| !self.tried.contains(&c.slot)) else {
-                let verdict = if self.no_port {
-                    Verdict::NoPort
-                } else {
-                    Verdict::NoBackend
-                };
-                return self.refuse(cx, verdict);
+            let choice = match choice {
+                // A slot that was tried already would be tried for ever.
+                Ok(choice) if !self.tried.contains(&choice.slot) => choice,
+                Err(NoChoice::Full) => {
+                    return self.refuse(cx, Verdict::BackendsFull, Refused::Quota);
+                }
+                _ if self.no_port => {
+                    return self.refuse(cx, Verdict::NoPort, Refused::Unavailable);
+                }
+                _ => return self.refuse(cx, Verdict::NoBackend, Refused::Unavailable),
             };
             let slot = choice.slot;
             match self.begin(cx, choice) {
@@ -104,7 +107,9 @@ impl Connection {
                     self.no_port = true;
                     self.tried.push(slot);
                 }
-                Begun::MapFull => return self.refuse(cx, Verdict::FlowsFull),
+                Begun::MapFull => {
+                    return self.refuse(cx, Verdict::FlowsFull, Refused::Unavailable);
+                }
                 Begun::Untaggable => {
                     cx.count(Verdict::VlanMismatch);
                     self.tried.push(slot);

@@ -22,6 +22,8 @@ pub(super) struct Context<'a, D, S> {
     pub datapath: &'a mut D,
     pub steering: &'a mut S,
     pub rng: &'a mut Rng,
+    /// State of the rate of refusals.
+    pub refusals: &'a mut u64,
     /// Bytes of the packet that is being handled, from the IP header on; 0 on a timer.
     pub bytes: u64,
 }

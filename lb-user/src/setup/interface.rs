@@ -75,6 +75,26 @@ pub struct Choice {
     pub snat: Arc<[[u8; 16]]>,
 }
 
+/// Why a client is refused before a backend is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// Its identifier is on the block list.
+    Blocked,
+    /// Its identifier connects more often than one may.
+    TooOften,
+    /// The listener has as many connections as it may.
+    ListenerFull,
+}
+
+/// Why there is no backend to connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoChoice {
+    /// All were tried, or none is usable.
+    NoneLeft,
+    /// Those that are left have as many connections as they may.
+    Full,
+}
+
 /// Why an attempt to connect to a backend was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -92,8 +112,17 @@ pub enum Failure {
 
 /// The choice of a backend, and what becomes of it.
 pub trait Steering {
-    /// Chooses a backend that is not among `request.tried`; `None` if none is left.
-    fn choose(&mut self, request: &Request<'_>) -> Option<Choice>;
+    /// Whether a client is served whose CONNECT was read. Asked once for each connection, which counts
+    /// if the answer is yes. `client` is the keyed hash of its identifier, 0 for none.
+    ///
+    /// # Errors
+    /// Why it isn't.
+    fn admit(&mut self, listener: u8, client: u64) -> Result<(), Denied>;
+    /// Chooses a backend that is not among `request.tried`, and counts the connection to it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice>;
     /// A connection of `client` (0 for no binding) was opened to a backend.
     fn opened(&mut self, listener: u8, slot: u16, client: u64);
     /// An attempt failed.

@@ -13,7 +13,8 @@
 //! - [`connect`]: SYN to a backend, the next one if it fails; [`snat`]: a free source port
 //! - [`open`]: the recipes of the splice, and the first bytes delivered
 //! - [`prefix`]: the PROXY header and what we acknowledged, until the backend has it
-//! - [`refusal`]: a CONNACK from us where no backend is left
+//! - [`refusal`]: a CONNACK from us where no backend is left or a limit is reached
+//! - [`sources`]: no client address may have too many connections half open
 //! - [`splice`]: packets that were punted before the splice and handled after it
 //! - [`path_mtu`]: ICMP errors about spliced packets that are too large, passed on to their senders
 //!
@@ -34,12 +35,13 @@ pub(crate) mod rng;
 mod settings;
 mod snat;
 mod sniff;
+mod sources;
 mod splice;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-pub use interface::{Choice, Datapath, Failure, InsertError, Request, Steering};
+pub use interface::{Choice, Datapath, Denied, Failure, InsertError, NoChoice, Request, Steering};
 pub use settings::{ListenerSettings, Settings, Source};
 pub(crate) use splice::hop;
 
@@ -49,6 +51,7 @@ use lb_common::layout::{Flow, FlowKey, Punt, PuntKind, State, Verdict};
 use lb_common::wire::{ETH_LEN, Packet, TooBig, flag};
 use reassembly::Reassembly;
 use rng::Rng;
+use sources::Sources;
 use std::collections::{BTreeSet, HashMap};
 use timers::Timers;
 
@@ -82,10 +85,17 @@ pub struct Setups {
     timers: Timers,
     /// In the order in which they may be given up; numbers grow with time.
     order: BTreeSet<(Rank, u64)>,
+    /// Connections that are being read.
+    sources: Sources,
     bytes: usize,
     next: u64,
     rng: Rng,
+    /// State of the rate of refusals.
+    refusals: u64,
 }
+
+/// Timers that run at a time.
+const TIMERS: usize = 1024;
 
 /// What it costs to give a connection up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,9 +136,11 @@ impl Setups {
             backends: HashMap::new(),
             timers: Timers::default(),
             order: BTreeSet::new(),
+            sources: Sources::default(),
             bytes: 0,
             next: 0,
             rng: Rng::new(seed),
+            refusals: 0,
         }
     }
 
@@ -170,7 +182,7 @@ impl Setups {
         stats
     }
 
-    /// Runs the timers that are due.
+    /// Runs timers that are due, at most [`TIMERS`] of them: packets shall not wait for long.
     pub fn on_time(
         &mut self,
         now_ns: u64,
@@ -183,7 +195,10 @@ impl Setups {
             datapath,
             steering,
         };
-        while let Some(id) = self.timers.due(now_ns) {
+        for _ in 0..TIMERS {
+            let Some(id) = self.timers.due(now_ns) else {
+                return;
+            };
             self.with(id, &mut world, |connection, cx| {
                 match connection.phase {
                     Phase::Sniff => {
@@ -298,9 +313,10 @@ impl Setups {
             };
             world.datapath.count(verdict, world.bytes);
             world.datapath.remove(&packet.key);
-            let mut cx = world.context(&self.settings, &mut self.rng);
+            let mut cx = world.context(&self.settings, &mut self.rng, &mut self.refusals);
             return cx.reset(&hop, packet.key.reversed(), entry.last_ack);
         };
+        self.make_room_for(&packet.key, world);
         let timestamps = packet.timestamps();
         let id = self.next;
         self.next += 1;
@@ -358,7 +374,7 @@ impl Setups {
         if entry.is_some_and(|flow| flow.state == State::Setup as u8) {
             world.datapath.remove(&packet.key);
             if packet.tcp.has(flag::ACK) && !packet.tcp.has(flag::RST) {
-                let mut cx = world.context(&self.settings, &mut self.rng);
+                let mut cx = world.context(&self.settings, &mut self.rng, &mut self.refusals);
                 let (hop, _) = sniff::way_back(packet, ifindex);
                 cx.reset(&hop, packet.key.reversed(), packet.tcp.ack());
             }
@@ -387,6 +403,27 @@ impl Setups {
         let Some(&(rank, id)) = self.order.first().filter(|(rank, _)| *rank < Rank::Keep) else {
             return false;
         };
+        self.give_up(id, rank, world);
+        true
+    }
+
+    /// Gives up the oldest connection that is being read of a client's source, if that has its share.
+    fn make_room_for<D: Datapath, S: Steering>(
+        &mut self,
+        client: &FlowKey,
+        world: &mut World<'_, D, S>,
+    ) {
+        if let Some(oldest) = self.sources.oldest(client, self.settings.per_source) {
+            self.give_up(oldest, Rank::Sniffing, world);
+        }
+    }
+
+    fn give_up<D: Datapath, S: Steering>(
+        &mut self,
+        id: u64,
+        rank: Rank,
+        world: &mut World<'_, D, S>,
+    ) {
         self.with(id, world, |connection, cx| {
             if rank == Rank::Sniffing {
                 cx.datapath.count(Verdict::SetupEvicted, 0);
@@ -394,7 +431,6 @@ impl Setups {
             }
             connection.phase = Phase::Done;
         });
-        true
     }
 
     /// Lets `f` work on a connection and keeps the indices right.
@@ -409,7 +445,7 @@ impl Setups {
         };
         f(
             &mut connection,
-            &mut world.context(&self.settings, &mut self.rng),
+            &mut world.context(&self.settings, &mut self.rng, &mut self.refusals),
         );
         if !matches!(connection.phase, Phase::Done) {
             self.file(id, connection);
@@ -420,6 +456,9 @@ impl Setups {
         self.timers.start(connection.deadline, id);
         self.order.insert((rank(&connection), id));
         self.bytes += connection.bytes();
+        if matches!(connection.phase, Phase::Sniff) {
+            self.sources.insert(&connection.key, id);
+        }
         self.clients.insert(connection.key, id);
         if let Some(key) = connection.backend_key() {
             self.backends.insert(key, id);
@@ -432,6 +471,9 @@ impl Setups {
         self.timers.stop(connection.deadline, id);
         self.order.remove(&(rank(&connection), id));
         self.bytes -= connection.bytes();
+        if matches!(connection.phase, Phase::Sniff) {
+            self.sources.remove(&connection.key, id);
+        }
         self.clients.remove(&connection.key);
         if let Some(key) = connection.backend_key() {
             self.backends.remove(&key);
@@ -441,13 +483,19 @@ impl Setups {
 }
 
 impl<D, S> World<'_, D, S> {
-    fn context<'b>(&'b mut self, settings: &'b Settings, rng: &'b mut Rng) -> Context<'b, D, S> {
+    fn context<'b>(
+        &'b mut self,
+        settings: &'b Settings,
+        rng: &'b mut Rng,
+        refusals: &'b mut u64,
+    ) -> Context<'b, D, S> {
         Context {
             now: self.now,
             settings,
             datapath: self.datapath,
             steering: self.steering,
             rng,
+            refusals,
             bytes: self.bytes,
         }
     }

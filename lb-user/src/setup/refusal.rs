@@ -1,10 +1,11 @@
-//! No backend is left: the client is told in MQTT's terms, then the connection is closed.
+//! No backend is left, or a limit is reached: the client is told in MQTT's terms, then the connection
+//! is closed.
 
 use super::connection::{Connection, Context, Phase, distance};
 use super::interface::{Datapath, Steering};
 use super::settings::{MS, SECOND};
 use lb_common::layout::Verdict;
-use lb_common::mqtt::{self, Protocol};
+use lb_common::mqtt::{self, Protocol, Refused};
 use lb_common::wire::flag;
 
 const FIRST_RETRANSMIT: u64 = 200 * MS;
@@ -35,13 +36,20 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_, D, S>,
         verdict: Verdict,
+        why: Refused,
     ) {
         cx.count(verdict);
+        let pace = cx.settings.refusals;
+        let Some(next) = pace.and_then(|pace| pace.take(*cx.refusals, cx.now)) else {
+            cx.count(Verdict::RefusalLimited);
+            return self.abandon(cx);
+        };
+        *cx.refusals = next;
         let protocol = self
             .connect
             .map_or(Protocol::V311, |connect| connect.protocol);
         self.phase = Phase::Refuse(Refusal {
-            connack: mqtt::refusal(protocol),
+            connack: mqtt::refusal(protocol, why),
             sent: 0,
             interval: FIRST_RETRANSMIT,
             acknowledged: false,

@@ -1,5 +1,6 @@
 //! What set-up must be told: per listener, and for all.
 
+use lb_common::limits::rate::Pace;
 use lb_common::mqtt;
 use lb_common::siphash;
 
@@ -57,6 +58,10 @@ pub struct Settings {
     pub total_bytes: usize,
     /// Most connections in set-up.
     pub connections: usize,
+    /// Most connections of one address (IPv6: one /64) that are being read.
+    pub per_source: usize,
+    /// CONNACKs that refuse, `None` for none at all; who can't be told so gets a RST.
+    pub refusals: Option<Pace>,
 }
 
 /// Nanoseconds of a millisecond.
@@ -102,6 +107,8 @@ impl Default for Settings {
             sniff_bytes: 128 << 10,
             total_bytes: 64 << 20,
             connections: 65_536,
+            per_source: 8_192,
+            refusals: Some(Pace::new(10_000, 10_000)),
         }
     }
 }

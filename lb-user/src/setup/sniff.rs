@@ -2,10 +2,10 @@
 //! identifier.
 
 use super::connection::{Connect, Connection, Context, Phase, later};
-use super::interface::{Datapath, Steering};
+use super::interface::{Datapath, Denied, Steering};
 use crate::select::shared_hash;
 use lb_common::layout::{Hop, Verdict};
-use lb_common::mqtt::{self, Reject, Sniff};
+use lb_common::mqtt::{self, Refused, Reject, Sniff};
 use lb_common::wire::{Packet, flag};
 
 /// The verdict that counts a reason.
@@ -107,7 +107,7 @@ impl Connection {
                     shared: shared_hash(connect.client_id),
                     complete: connect.complete,
                 });
-                self.next_backend(cx);
+                self.admit(cx);
             }
             Ok(Sniff::Incomplete) if self.received.ended() => {
                 self.reject(cx, Verdict::ClosedEarly);
@@ -124,6 +124,18 @@ impl Connection {
             }
             Ok(Sniff::Incomplete) => {}
         }
+    }
+
+    /// The identifier is known: goes on to a backend, or refuses.
+    fn admit<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        let client = self.connect.map_or(0, |connect| connect.client);
+        let (verdict, why) = match cx.steering.admit(self.listener, client) {
+            Ok(()) => return self.next_backend(cx),
+            Err(Denied::Blocked) => (Verdict::ClientBlocked, Refused::Banned),
+            Err(Denied::TooOften) => (Verdict::ClientRate, Refused::Quota),
+            Err(Denied::ListenerFull) => (Verdict::ListenerFull, Refused::Quota),
+        };
+        self.refuse(cx, verdict, why);
     }
 
     /// While a backend is being connected to: what comes behind the identifier may still be wrong,

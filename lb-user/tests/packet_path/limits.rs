@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use lb_common::cookie;
-use lb_common::layout::{FlowKey, Settings, Verdict};
+use lb_common::layout::{Flow, FlowKey, Settings, State, Verdict};
 
-use crate::frame::Segment;
+use crate::frame::{ACK, SYN, Segment};
 use crate::place::{self, CURRENT_KEY, FROM_CLIENT, SETTINGS};
 use crate::world::{Action, Run, World};
 
@@ -42,17 +42,57 @@ fn full_ring() {
             ref other => panic!("{other:?}"),
         }
     };
-    // 4096 bytes of records of 8 + 24 + 256, one of them unusable at the wrap.
-    assert!((12..=14).contains(&punted), "{punted} records in a page");
-    // The client retransmits, which is all that the overflow costs.
+    // Records of 8 + 24 + 256 in three quarters of 4096 bytes.
+    assert_eq!(punted, 11, "records of clients in a page");
+    // The client retransmits, which is all that the overflow costs; no entry is left that nobody
+    // would remove.
     assert_eq!(
         verdicts(&world.run_leaving_punts(&s_again(&lost))),
         [Verdict::PuntOverflow]
     );
+    assert!(world.flow(&lost.key).is_none());
+    // Nor does the agent get more of those that it has.
+    let more = first_data(0).but(|s| s.seq += 1);
+    assert_eq!(
+        verdicts(&world.run_leaving_punts(&more.bytes())),
+        [Verdict::PuntOverflow]
+    );
     world.drain();
     let run = world.run(&lost.bytes());
-    assert_eq!(verdicts(&run), [Verdict::PuntedSetup]);
+    assert_eq!(verdicts(&run), [Verdict::PuntedNew]);
     assert_eq!((run.punts.len(), run.punts[0].isn), (1, 0));
+    // It was not noted as handed over when it wasn't.
+    let run = world.run(&more.bytes());
+    assert_eq!(verdicts(&run), [Verdict::PuntedSetup]);
+}
+
+/// The last quarter is for the backends: their SYN-ACKs end set-ups.
+#[test]
+fn a_ring_that_clients_filled_takes_what_backends_say() {
+    let Some(mut world) = World::new("backends-quarter") else {
+        return;
+    };
+    let mut n = 0;
+    while verdicts(&world.run_leaving_punts(&first_data(n).bytes())) == [Verdict::PuntedNew] {
+        n += 1;
+    }
+    let c = place::Connection::v4();
+    let entry = Flow {
+        state: State::Setup as u8,
+        listener: place::LISTENER,
+        ..Flow::ZERO
+    };
+    world.flows.insert(c.backend, entry, 0).unwrap();
+    let syn_ack = c.backend_segment().flags(SYN | ACK).bytes();
+    let mut taken = 0;
+    while verdicts(&world.run_leaving_punts(&syn_ack)) == [Verdict::PuntedSetup] {
+        taken += 1;
+    }
+    assert!((2..=3).contains(&taken), "{taken} records in a quarter");
+    assert_eq!(
+        verdicts(&world.run_leaving_punts(&syn_ack)),
+        [Verdict::PuntOverflow]
+    );
 }
 
 /// A retransmission: the same but for the IP header's identification.

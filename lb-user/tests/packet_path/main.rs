@@ -15,6 +15,7 @@ mod property;
 mod recipe;
 mod row;
 mod set_up;
+mod sources;
 mod spliced;
 mod syn;
 mod world;

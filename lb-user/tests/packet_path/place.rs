@@ -1,8 +1,11 @@
 //! The addresses, endpoints and connections that the rows play with.
 
 use lb_common::layout::{
-    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Settings, State, flags,
+    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Listener, Settings, State,
+    flags,
 };
+use lb_common::limits::client::ClientPace;
+use lb_common::limits::rate::Pace;
 
 use crate::frame::{ACK, Segment, timestamps};
 use crate::world::World;
@@ -40,6 +43,23 @@ pub const SETTINGS: Settings = Settings {
     snat_first: 20_000,
     snat_last: 29_999,
     reset_rate: 1_000_000,
+};
+
+/// The listener without limits; each address is a source.
+pub const UNLIMITED: Listener = Listener {
+    flags: 0,
+    pool: 4,
+    credit: 5,
+    source_flows: 0,
+    v4_bits: 128,
+    v6_bits: 64,
+    _pad: [0; 2],
+    source_pace: Pace::NONE,
+    client_pace: ClientPace {
+        interval: 0,
+        tolerance: 0,
+    },
+    _room: [0; 3],
 };
 
 /// What the VIPs on port 1883 answer.

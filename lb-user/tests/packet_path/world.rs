@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{TestRun, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::layout::{
-    Backend, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict,
+    Backend, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Settings, Source,
+    SourceKey, Verdict,
 };
 
 use crate::place;
@@ -92,12 +93,15 @@ pub struct World {
     pub flows: HashMap<MapData, FlowKey, Flow>,
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub backends: Array<MapData, Backend>,
+    pub listeners: Array<MapData, Listener>,
+    pub sources: HashMap<MapData, SourceKey, Source>,
+    pub blocked: LpmTrie<MapData, [u8; 16], u32>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
     buckets: PerCpuArray<MapData, Bucket>,
     punts: RingBuf<MapData>,
     ebpf: Ebpf,
-    _pins: Pins,
+    pins: Pins,
 }
 
 /// Slots of the flow map here, unless a test wants fewer.
@@ -141,12 +145,15 @@ impl World {
             flows: map("FLOWS").try_into().unwrap(),
             endpoints: map("ENDPOINTS").try_into().unwrap(),
             backends: map("BACKENDS").try_into().unwrap(),
+            listeners: map("LISTENERS").try_into().unwrap(),
+            sources: map("SOURCES").try_into().unwrap(),
+            blocked: map("BLOCKED").try_into().unwrap(),
             settings: map("SETTINGS").try_into().unwrap(),
             counters: map("COUNTERS").try_into().unwrap(),
             buckets: map("BUCKETS").try_into().unwrap(),
             punts: map("PUNTS").try_into().unwrap(),
             ebpf,
-            _pins: pins,
+            pins,
         };
         world.reset();
         Some(world)
@@ -168,6 +175,15 @@ impl World {
         self.backends
             .set(u32::from(place::BACKEND_SLOT), place::backend(), 0)
             .unwrap();
+        let keys: Vec<_> = self.sources.keys().map(Result::unwrap).collect();
+        for key in keys {
+            self.sources.remove(&key).unwrap();
+        }
+        let keys: Vec<_> = self.blocked.keys().map(Result::unwrap).collect();
+        for key in keys {
+            self.blocked.remove(&key).unwrap();
+        }
+        self.set_listener(&place::UNLIMITED);
         self.set_settings(&place::SETTINGS);
         let full = vec![Bucket::default(); nr_cpus().unwrap()];
         self.buckets
@@ -179,6 +195,16 @@ impl World {
     /// Forgets the punts that wait in the ring buffer.
     pub fn drain(&mut self) {
         while self.punts.next().is_some() {}
+    }
+
+    pub fn set_listener(&mut self, listener: &Listener) {
+        let index = u32::from(place::LISTENER);
+        self.listeners.set(index, listener, 0).unwrap();
+    }
+
+    /// Where the maps are pinned.
+    pub fn dir(&self) -> &Path {
+        &self.pins.0
     }
 
     pub fn set_settings(&mut self, settings: &Settings) {

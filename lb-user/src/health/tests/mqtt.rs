@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use lb_common::mqtt::{Protocol, Sniff, refusal, sniff};
+use lb_common::mqtt::{Protocol, Refused, Sniff, refusal, sniff};
 use lb_common::proxy_v2;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
@@ -74,7 +74,10 @@ async fn a_broker_that_wants_a_password_is_alive() {
 
 #[tokio::test]
 async fn a_broker_that_is_unavailable_is_down() {
-    for answer in [refusal(Protocol::V311), refusal(Protocol::V5)] {
+    for answer in [
+        refusal(Protocol::V311, Refused::Unavailable),
+        refusal(Protocol::V5, Refused::Unavailable),
+    ] {
         let (server, _) = broker("127.0.0.1:0", CONNECT, answer).await;
         let port = server.address.port();
         assert_eq!(

@@ -26,7 +26,6 @@ const UP: Node = Node {
     state: NodeState::Up,
     v4: true,
     v6: true,
-    max_flows: None,
 };
 
 /// One pool of up nodes, numbered from 0 and named after their numbers.
@@ -320,33 +319,6 @@ fn a_ramp_that_moves_all_the_time() {
     }
     // The integral of r / (1 + r) from 0 to 1 is 1 − ln 2: 78.6 of 256.
     assert!((76..=81).contains(&counts[1]), "{counts:?}");
-}
-
-#[test]
-fn no_more_connections_than_a_node_may_have() {
-    let mut s = selector(&[1, 1]);
-    s.node_mut(0).unwrap().max_flows = Some(3);
-    s.set_flows(0, 1);
-    assert_eq!(share(&mut s, 2, 10), [2, 8]);
-    // Clients bound to it go elsewhere too.
-    let mut table = Table::default();
-    Selector::opened(9, slot(0, true), 0, &mut table);
-    let choose = |s: &mut Selector, table: &mut Table| s.choose(0, true, bound(9), &[], table);
-    assert_eq!(
-        choose(&mut s, &mut table),
-        Some((slot(1, true), By::Policy))
-    );
-    s.set_flows(0, 2);
-    assert_eq!(
-        choose(&mut s, &mut table),
-        Some((slot(0, true), By::Binding))
-    );
-    assert_eq!(
-        choose(&mut s, &mut table),
-        Some((slot(1, true), By::Policy))
-    );
-    s.node_mut(1).unwrap().max_flows = Some(0);
-    assert_eq!(choose(&mut s, &mut table), None);
 }
 
 #[test]

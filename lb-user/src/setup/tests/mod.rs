@@ -4,6 +4,7 @@ mod backend;
 mod client;
 mod failures;
 mod late;
+mod limits;
 mod numbers;
 mod path_mtu;
 mod prefix;

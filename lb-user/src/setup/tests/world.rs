@@ -6,7 +6,8 @@ use super::super::*;
 use super::backend::Backend;
 use super::client::Client;
 use lb_common::cookie::{self, Check, MSS_CLASSES, NO_SCALE};
-use lb_common::layout::{Hop, flags};
+use lb_common::layout::{Hop, flags, ticks};
+use lb_common::limits::repeat;
 use lb_common::options::{Offered, Timestamps, offered};
 use lb_common::window::rescale;
 use lb_common::wire::{Emit, SynOptions, emit};
@@ -111,17 +112,29 @@ pub struct FakeSteering {
     pub opened: Vec<(u8, u16, u64)>,
     pub failed: Vec<(u16, Failure)>,
     pub capabilities: Vec<(u16, Offered)>,
+    /// What clients are told.
+    pub denied: Option<Denied>,
+    /// Why there is no choice where there is none.
+    pub full: bool,
 }
 
 impl Steering for FakeSteering {
-    fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
+    fn admit(&mut self, _listener: u8, _client: u64) -> Result<(), Denied> {
+        self.denied.map_or(Ok(()), Err)
+    }
+    fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
         self.clients.push(request.client);
         self.shared.push(request.shared);
         let fits = |c: &&Choice| {
             (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4
                 && !request.tried.contains(&c.slot)
         };
-        self.choices.iter().find(fits).cloned()
+        let none = if self.full {
+            NoChoice::Full
+        } else {
+            NoChoice::NoneLeft
+        };
+        self.choices.iter().find(fits).cloned().ok_or(none)
     }
     fn opened(&mut self, listener: u8, slot: u16, client: u64) {
         self.opened.push((listener, slot, client));
@@ -409,6 +422,7 @@ impl World {
                 }
             }
             Some(State::Sniff) if bare => {}
+            Some(State::Sniff) if self.is_repeated(&p) => {}
             Some(State::Sniff) => {
                 self.punt(PuntKind::Client, ifindex, entry.unwrap().next_seq, frame);
             }
@@ -418,6 +432,22 @@ impl World {
             None if ifindex == TO_CLIENTS => self.first_data(ifindex, &p, frame),
             None => self.reset(ifindex, &p),
         }
+    }
+
+    /// Notes what the agent gets; `true` if it has just got the same.
+    fn is_repeated(&mut self, p: &Packet<'_>) -> bool {
+        let segment = repeat::Segment {
+            seq: p.tcp.seq(),
+            payload: u32::try_from(p.payload_len).unwrap(),
+            flags: p.tcp.flags,
+        };
+        let now = ticks::from_ns(self.now);
+        let entry = self.datapath.map.get_mut(&p.key).unwrap();
+        let repeated = repeat::is_repeated(entry, segment, now);
+        if !repeated {
+            repeat::note(entry, segment, now);
+        }
+        repeated
     }
 
     fn first_data(&mut self, ifindex: u32, p: &Packet<'_>, frame: &[u8]) {
@@ -441,6 +471,7 @@ impl World {
                     ..Flow::ZERO
                 };
                 if self.datapath.insert_new(&p.key, &flow).is_ok() {
+                    self.is_repeated(p);
                     self.punt(PuntKind::Client, ifindex, isn, frame);
                 }
             }
@@ -541,6 +572,7 @@ impl World {
     pub fn assert_forgotten(&self) {
         assert_eq!(self.setups.stats(), Stats::default());
         assert!(self.setups.clients.is_empty() && self.setups.backends.is_empty());
+        assert!(self.setups.sources.is_empty());
         assert_eq!(self.setups.next_deadline(), None);
         assert!(self.datapath.map.is_empty(), "{:?}", self.datapath.map);
     }

@@ -1,0 +1,187 @@
+//! Floods: what attackers send must not keep clients from connecting, nor cost the balancer memory.
+//!
+//! Each flood comes from one thread at the full rate that it can, for a few seconds. With
+//! `MQLB_FLOOD_SECONDS=60` it lasts that long, and the bound on latency is strict.
+
+mod common;
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use lb_tests::flood::{Flood, Kind};
+use lb_tests::lab::Lab;
+use lb_tests::latency::Latencies;
+use lb_tests::mqlb::Mqlb;
+use lb_tests::raw::{self, Connect};
+
+/// How long a flood lasts, and whether the bound on latency is strict.
+fn span() -> (Duration, bool) {
+    match std::env::var("MQLB_FLOOD_SECONDS") {
+        Ok(seconds) => {
+            let seconds = seconds.parse().expect("MQLB_FLOOD_SECONDS: a number");
+            (Duration::from_secs(seconds), true)
+        }
+        Err(_) => (Duration::from_secs(4), false),
+    }
+}
+
+/// Connects one after the other, from SYN to CONNACK, for a while.
+fn connect_for(lab: &Lab, span: Duration, name: &str) -> Latencies {
+    let vip = lab.topology.plan.vip().addresses()[0];
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    while begun.elapsed() < span {
+        let connect = Connect::new(&format!("{name}-{}", times.len())).encode();
+        let start = Instant::now();
+        let mut stream = raw::open(lab, vip, &connect).expect("connect");
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).expect("a CONNACK");
+        assert_eq!(answer, raw::CONNACK);
+        times.push(start.elapsed());
+        drop(stream);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    times.into_iter().collect()
+}
+
+/// A number of `/proc/PID/status`, in kB.
+fn resident(mqlb: &Mqlb) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", mqlb.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    number.and_then(|n| n.parse().ok()).expect("VmRSS")
+}
+
+/// CPU time of the agent so far.
+fn cpu_time(mqlb: &Mqlb) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mqlb.pid())).unwrap();
+    // Behind the command's name, which may hold spaces: utime and stime are fields 14 and 15 (proc(5)).
+    let behind = stat.rsplit_once(')').expect("a name").1;
+    let fields: Vec<_> = behind.split_whitespace().collect();
+    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
+    // SAFETY: sysconf has no preconditions.
+    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let hertz = u64::try_from(hertz).unwrap();
+    Duration::from_millis((ticks(11) + ticks(12)) * 1000 / hertz)
+}
+
+/// Memory of all maps of the agent, as the kernel accounts for it, in bytes.
+fn map_memory(mqlb: &Mqlb) -> u64 {
+    let dir = format!("/proc/{}/fdinfo", mqlb.pid());
+    let mut maps = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let Ok(info) = std::fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        let field = |name: &str| {
+            let line = info.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(id, bytes);
+        }
+    }
+    assert!(maps.len() > 8, "{maps:?}");
+    maps.into_values().sum()
+}
+
+/// What a flood may cost.
+struct Costs {
+    /// Growth of the agent's resident memory, kB.
+    resident: u64,
+    /// The agent's CPU time, in percent of the flood's, connecting clients left out.
+    cpu: u32,
+}
+
+/// Packets that can't get past the program: nothing of them may reach the agent.
+const BLIND: Costs = Costs {
+    resident: 1024,
+    cpu: 5,
+};
+/// First data with a right cookie does: the agent has a share of it, and keeps some thousand set-ups.
+const PUNTED: Costs = Costs {
+    resident: 64 << 10,
+    cpu: 70,
+};
+
+fn flood(kind: Kind, counter: &str, costs: &Costs) {
+    let lab = common::lab_with_brokers(2);
+    let balancer = common::balance(&lab, &common::unchecked());
+    let Some(mqlb) = balancer.mqlb() else { return };
+    let (span, strict) = span();
+    // Once before, so that what is allocated once is.
+    connect_for(&lab, Duration::from_millis(500), "warm");
+    let begun = cpu_time(mqlb);
+    let calm = connect_for(&lab, Duration::from_secs(2), "calm");
+    let calm_cpu = cpu_time(mqlb) - begun;
+    let before = (resident(mqlb), map_memory(mqlb), cpu_time(mqlb));
+    let counted = mqlb.counter(counter).unwrap();
+
+    let flood = Flood::start(&lab, kind).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let stormy = connect_for(&lab, span, "stormy");
+    let after = (resident(mqlb), map_memory(mqlb), cpu_time(mqlb));
+    let sent = flood.stop().unwrap();
+    let counted = mqlb.counter(counter).unwrap() - counted;
+
+    let p99 = |l: &Latencies| l.percentile(99).unwrap();
+    let connects = (calm.len(), stormy.len());
+    println!(
+        "{kind:?}: {sent} frames in {span:?}, {counted} {counter}; p50 {:?} → {:?}, p99 {:?} → {:?}, {connects:?} connects; resident {} → {} kB, maps {} → {} bytes, agent's CPU {:?}",
+        calm.percentile(50).unwrap(),
+        stormy.percentile(50).unwrap(),
+        p99(&calm),
+        p99(&stormy),
+        before.0,
+        after.0,
+        before.1,
+        after.1,
+        after.2 - before.2,
+    );
+    assert!(sent > 10_000, "{sent} frames are no flood");
+    assert!(
+        counted > sent / 20,
+        "{counted} of {sent} counted as {counter}"
+    );
+    // A lost SYN costs its client a second, lost data 200 ms.
+    let least = if strict { 0 } else { 150 };
+    let bound = (10 * p99(&calm)).max(Duration::from_millis(least));
+    assert!(p99(&stormy) < bound, "{:?} ≥ {bound:?}", p99(&stormy));
+    assert_eq!(before.1, after.1, "memory of the maps");
+    let grown = after.0.saturating_sub(before.0);
+    assert!(grown <= costs.resident, "{grown} kB more are resident");
+    let of_connects = calm_cpu.mul_f64(stormy.len() as f64 / calm.len() as f64);
+    let cpu = (after.2 - before.2).saturating_sub(of_connects);
+    let most = span * costs.cpu / 100;
+    assert!(cpu <= most, "{cpu:?} of CPU time for the flood alone");
+}
+
+#[test]
+fn of_syns() {
+    flood(Kind::Syn, "syn_ack", &BLIND);
+}
+
+#[test]
+fn of_bare_acks() {
+    flood(Kind::BareAck, "reset_limited", &BLIND);
+}
+
+#[test]
+fn of_data_with_bad_cookies() {
+    flood(Kind::BadCookie, "reset_limited", &BLIND);
+}
+
+#[test]
+fn of_resets() {
+    flood(Kind::Rst, "stray_reset", &BLIND);
+}
+
+#[test]
+fn of_half_connects() {
+    flood(Kind::HalfConnect, "punt_limited", &PUNTED);
+}
+
+#[test]
+fn of_one_connections_bytes() {
+    flood(Kind::OneFlow, "punt_limited", &PUNTED);
+}
