@@ -67,6 +67,11 @@ impl Holder {
     /// Connects again, and what failed on the way.
     async fn come_back(&self) -> (Established, Vec<String>) {
         let mut failures = Vec::new();
+        // Every client library waits a moment, most of them a second. Without any pause the first ones
+        // would be back while a broker that is being killed still accepts connections, for some
+        // milliseconds, and be cut off once more.
+        let moment = Duration::from_millis(20 + u64::from(self.number % 32));
+        tokio::time::sleep(moment).await;
         loop {
             let attempt = establish(&self.options, self.number);
             match tokio::time::timeout(self.options.timeout, attempt).await {

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -52,11 +52,12 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Begins to flood the lab's IPv4 VIP from the clients' namespace.
+    /// Begins to flood the lab's IPv4 VIP from the clients' namespace, with so many frames a second, or
+    /// as fast as one thread can.
     ///
     /// # Errors
     /// The namespace is gone.
-    pub fn start(lab: &Lab, kind: Kind) -> Result<Self> {
+    pub fn start(lab: &Lab, kind: Kind, rate: Option<u32>) -> Result<Self> {
         let plan = lab.topology.plan;
         let (sent, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (counted, stop) = (Arc::clone(&sent), Arc::clone(&over));
@@ -66,11 +67,20 @@ impl Flood {
             from: link_bytes(plan.client()),
             random: 0x9e37_79b9_7f4a_7c15,
             port: 1024,
+            flow: None,
+            place: 0,
         };
         let thread = lab.topology.clients.spawn(move || {
             let socket = PacketSocket::open("eth0").context("open a packet socket on eth0")?;
             socket.skip_queue()?;
+            let begun = Instant::now();
             while !stop.load(Relaxed) {
+                if let Some(rate) = rate {
+                    let due = counted.load(Relaxed) as f64 / f64::from(rate);
+                    std::thread::sleep(
+                        Duration::from_secs_f64(due).saturating_sub(begun.elapsed()),
+                    );
+                }
                 let frames = match kind {
                     Kind::HalfConnect | Kind::OneFlow => source.handshakes(&socket, kind)?,
                     _ => (0..BATCH).map(|_| source.blind(kind)).collect(),
@@ -129,6 +139,10 @@ struct Source {
     from: [u8; 6],
     random: u64,
     port: u16,
+    /// The one connection of [`Kind::OneFlow`], by its SYN-ACK: client's port, sequence number,
+    /// acknowledgement; and how many bytes of it were sent.
+    flow: Option<(u16, u32, u32)>,
+    place: u32,
 }
 
 /// The numbers of a segment.
@@ -172,6 +186,9 @@ impl Source {
 
     /// The next SYNs, and the first data for all SYN-ACKs that have come.
     fn handshakes(&mut self, socket: &PacketSocket, kind: Kind) -> Result<Vec<Vec<u8>>> {
+        if let Some(flow) = self.flow {
+            return Ok(self.one_flow(flow));
+        }
         let mut frames = Vec::with_capacity(2 * BATCH);
         let fresh = match kind {
             Kind::OneFlow if self.port > 1024 => 0,
@@ -202,7 +219,8 @@ impl Source {
                 continue;
             };
             if kind == Kind::OneFlow {
-                return self.one_flow(socket, port, seq, ack);
+                self.flow = Some((port, seq, ack));
+                break;
             }
             frames.push(self.frame(&Segment {
                 from: HANDSHAKER,
@@ -216,27 +234,27 @@ impl Source {
         Ok(frames)
     }
 
-    /// For a second: bytes of one connection, each at another place.
-    fn one_flow(
-        &self,
-        socket: &PacketSocket,
-        port: u16,
-        seq: u32,
-        ack: u32,
-    ) -> Result<Vec<Vec<u8>>> {
-        let data = |n: u32| {
-            self.frame(&Segment {
-                from: HANDSHAKER,
-                port,
-                seq: ack.wrapping_add(n),
-                ack: seq.wrapping_add(1),
-                flags: tcp::ACK | tcp::PSH,
-                data: b"\x10",
+    /// Bytes of one connection, each at another place.
+    fn one_flow(&mut self, (port, seq, ack): (u16, u32, u32)) -> Vec<Vec<u8>> {
+        (0..BATCH)
+            .map(|_| {
+                // The first byte comes first; what is beyond what is kept is no attack.
+                let place = if self.place == 0 {
+                    0
+                } else {
+                    2 + self.place % 8_000
+                };
+                self.place += 1;
+                self.frame(&Segment {
+                    from: HANDSHAKER,
+                    port,
+                    seq: ack.wrapping_add(place),
+                    ack: seq.wrapping_add(1),
+                    flags: tcp::ACK | tcp::PSH,
+                    data: b"\x10",
+                })
             })
-        };
-        // Kept small: what is not sent here is the next batch's.
-        socket.send_many(&[data(0)])?;
-        Ok((0..10_000).map(|n| data(2 + n % 8_000)).collect())
+            .collect()
     }
 
     fn frame(&self, s: &Segment) -> Vec<u8> {
@@ -314,6 +332,8 @@ mod tests {
             from: [2, 0, 0, 0, 0, 2],
             random: 7,
             port: 1024,
+            flow: None,
+            place: 0,
         };
         for kind in [Kind::Syn, Kind::BareAck, Kind::BadCookie, Kind::Rst] {
             let frame = source.blind(kind);

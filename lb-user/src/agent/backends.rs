@@ -113,9 +113,8 @@ impl Core {
                         }
                     }
                 }
-                if news.tcp.is_some() {
-                    path.tcp = news.tcp;
-                }
+                // What connections taught since then is better.
+                path.tcp = path.tcp.or(news.tcp);
             }
             self.settle(i);
         }

@@ -22,7 +22,7 @@ pub struct News {
     pub address: SocketAddr,
     /// The way to it, or why there is none.
     pub hop: Result<Hop, net::NetError>,
-    /// What it negotiates, if it was asked and answered.
+    /// What it negotiates, once it was asked and answered.
     pub tcp: Option<PeerTcp>,
 }
 
@@ -65,13 +65,13 @@ pub async fn follow(
     mut addresses: watch::Receiver<Vec<SocketAddr>>,
     news: mpsc::Sender<News>,
 ) {
-    // Whether the address has a hop, and whether its TCP is known.
-    let mut state: HashMap<SocketAddr, (bool, bool)> = found
+    // Whether the address has a hop, and what its TCP is.
+    let mut state: HashMap<SocketAddr, (bool, Option<PeerTcp>)> = found
         .iter()
-        .map(|n| (n.address, (n.hop.is_ok(), n.tcp.is_some())))
+        .map(|n| (n.address, (n.hop.is_ok(), n.tcp)))
         .collect();
     loop {
-        let incomplete = state.values().any(|(hop, tcp)| !hop || !tcp);
+        let incomplete = state.values().any(|(hop, tcp)| !hop || tcp.is_none());
         let changed = tokio::select! {
             change = watch.changed() => match change {
                 Ok(_) => true,
@@ -89,20 +89,23 @@ pub async fn follow(
                 for address in wanted {
                     state.entry(address).or_default();
                 }
-                false
+                // Also of an address that was there before: it may be that of a node that doesn't know.
+                true
             }
             () = tokio::time::sleep(RETRY), if incomplete => false,
         };
         let mut looks = JoinSet::new();
         for (address, (hop, tcp)) in &state {
-            if changed || !hop || !tcp {
-                looks.spawn(look(handle.clone(), *address, !tcp));
+            if changed || !hop || tcp.is_none() {
+                looks.spawn(look(handle.clone(), *address, tcp.is_none()));
             }
         }
         while let Some(done) = looks.join_next().await {
-            let Ok(n) = done else { continue };
-            if let Some(s) = state.get_mut(&n.address) {
-                *s = (n.hop.is_ok(), s.1 || n.tcp.is_some());
+            let Ok(mut n) = done else { continue };
+            if let Some((hop, tcp)) = state.get_mut(&n.address) {
+                *hop = n.hop.is_ok();
+                *tcp = tcp.or(n.tcp);
+                n.tcp = *tcp;
             }
             if news.send(n).await.is_err() {
                 return;
