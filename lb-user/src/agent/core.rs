@@ -19,6 +19,7 @@ use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::orders::Orders;
 use super::paths::News;
+use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Sweeper};
 use super::vips::{self, Vip};
@@ -252,6 +253,7 @@ impl Core {
         mut news: mpsc::Receiver<News>,
         mut messages: mpsc::Receiver<Message>,
         sweeper: Sweeper,
+        mut heartbeat: Heartbeat,
     ) -> anyhow::Result<()> {
         let mut punts = reactor(punts)?;
         let mut tick = tokio::time::interval(TICK);
@@ -289,6 +291,7 @@ impl Core {
                     self.shrink_promises()?;
                     self.steerer.warm();
                     self.share();
+                    heartbeat.beat(|| service::summary(&self.steerer.nodes));
                 }
                 _ = rotation.tick() => vips::rotate(&mut self.kernel.maps, &mut self.secrets)?,
                 Some(n) = news.recv() => {
