@@ -36,6 +36,10 @@ pub struct Options {
     pub extra: String,
     /// What mqlb sees in place of `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
+    /// What mqlb is started by: a program and its first arguments.
+    pub starter: Vec<String>,
+    /// Where mqlb's program, configuration and state are, in place of the lab's directory.
+    pub directory: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -49,6 +53,8 @@ impl Default for Options {
             pool: String::new(),
             extra: String::new(),
             resolv_conf: None,
+            starter: Vec::new(),
+            directory: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Progress goes to stderr, so that stdout holds only what was asked for.
 
 mod compose;
+mod dist;
 mod lint;
 mod root;
 mod run;
@@ -32,6 +33,8 @@ enum Command {
     Setup,
     /// Build target/release/mqlb, self-contained: the XDP programs are embedded
     Build,
+    /// Build packages into target/dist: for Debian and Ubuntu, and a static tarball
+    Dist(dist::Args),
     /// Build, then run the lab: clients, balancer and brokers in namespaces (needs root)
     #[command(disable_help_flag = true)]
     Run {
@@ -75,6 +78,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             eprintln!("xtask: built {}", mqlb.display());
             Ok(())
         }
+        Command::Dist(args) => dist::make(&args),
         Command::Run { args } => {
             setup::ensure(&[Need::Build, Need::Kernel])?;
             run::lab(&args)

@@ -82,6 +82,7 @@ fn root_tests(
     totals: &mut Totals,
 ) -> Result<()> {
     let mqlb = run::build_mqlb()?;
+    let xtask = std::env::current_exe().context("find this program")?;
     let binaries = build_tests(package, targets)?;
     let mut failed = Vec::new();
     for test in binaries {
@@ -90,6 +91,8 @@ fn root_tests(
         let env = [
             ("MQLB_BIN", mqlb.as_os_str()),
             ("CARGO_MANIFEST_DIR", manifest_dir),
+            // One of them makes a package.
+            ("MQLB_XTASK", xtask.as_os_str()),
         ];
         let mut command = root::command(&test.binary, why, &env)?;
         command

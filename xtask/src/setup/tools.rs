@@ -174,6 +174,15 @@ pub const TOOLS: &[Tool] = &[
         arch: &[],
         alpine: &[],
     },
+    Tool {
+        need: Need::Package,
+        proof: Proof::Program("dpkg-deb"),
+        purpose: "Debian's packages",
+        debian: &["dpkg"],
+        fedora: &["dpkg"],
+        arch: &["dpkg"],
+        alpine: &["dpkg"],
+    },
 ];
 
 impl Tool {
