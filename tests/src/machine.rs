@@ -39,6 +39,7 @@ ln -s /proc/self/fd "$root/dev/fd"
 mkdir -p "$root/dev/shm" "$root$shared"
 mount --bind "$shared" "$root$shared"
 : >"$root/etc/fstab"
+rm -f "$root/usr/sbin/policy-rc.d"
 rm -rf "$root"/usr/lib/systemd/system/*.wants "$root"/etc/systemd/system/*.wants
 rm -rf "$root"/usr/lib/systemd/system-generators "$root"/etc/systemd/system-generators
 mkdir -p "$root/etc/systemd/system"

@@ -76,13 +76,13 @@ impl Service {
         let capabilities = format!("-all,{}", set.to_lowercase().replace(' ', ","));
         let nobody = NOBODY.to_string();
         let pins = pins(lab).display().to_string();
-        let socket = self.directory.join("notify").display().to_string();
+        let socket = format!("NOTIFY_SOCKET={}", self.directory.join("notify").display());
+        let watchdog = format!("WATCHDOG_USEC={watchdog}");
         let words = [
             &["unshare", "--mount", "sh", "-c", HIDE, "sh", &pins][..],
-            &["env", &format!("NOTIFY_SOCKET={socket}")],
-            &[&format!("WATCHDOG_USEC={watchdog}")],
-            &["setpriv", "--reuid", &nobody, "--regid", &nobody],
-            &["--clear-groups", "--no-new-privs", "--pdeathsig", "KILL"],
+            &["env", &socket, &watchdog, "setpriv"],
+            &["--reuid", &nobody, "--regid", &nobody, "--clear-groups"],
+            &["--no-new-privs", "--pdeathsig", "KILL"],
             &["--inh-caps", &capabilities, "--ambient-caps", &capabilities],
             &["--bounding-set", &capabilities],
         ]

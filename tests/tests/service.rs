@@ -44,7 +44,10 @@ fn an_agent_without_privileges_serves_adopts_and_tells() {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap().trim().to_owned()
     };
-    assert_eq!(field("Uid:"), [NOBODY.to_string(); 4].join("\t"));
+    assert_eq!(
+        field("Uid:"),
+        [NOBODY; 4].map(|id| id.to_string()).join("\t")
+    );
     assert_eq!(field("NoNewPrivs:"), "1");
     for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
         let has = u64::from_str_radix(&field(set), 16).unwrap();
