@@ -1,4 +1,4 @@
-//! The agent as the packaged unit runs it: nobody's user, three capabilities, and somebody who is told how
+//! The agent as the packaged unit runs it: nobody's user, four capabilities, and somebody who is told how
 //! it does. (`package.rs` has it under the real systemd.)
 
 mod common;

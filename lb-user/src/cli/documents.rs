@@ -32,17 +32,17 @@ pub(super) fn run(options: &Options, command: Command) -> Result<(), Failure> {
 }
 
 fn write(directory: &Path, mut command: Command) -> io::Result<()> {
+    let man = directory.join("man1");
+    fs::create_dir_all(&man)?;
+    for (name, page) in pages(command.clone())? {
+        fs::write(man.join(name + ".1"), page)?;
+    }
     let completions = directory.join("completions");
     fs::create_dir_all(&completions)?;
     for (shell, file) in COMPLETIONS {
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, "mqlb", &mut text);
         fs::write(completions.join(file), text)?;
-    }
-    let man = directory.join("man1");
-    fs::create_dir_all(&man)?;
-    for (name, page) in pages(command)? {
-        fs::write(man.join(name + ".1"), page)?;
     }
     Ok(())
 }
@@ -97,7 +97,9 @@ mod tests {
                 assert!(script.contains(name), "{name} in {script}");
             }
         }
-        assert!(!dir.path().join("man1/mqlb-documents.1").exists());
+        for none in ["documents", "help"] {
+            assert!(!dir.path().join(format!("man1/mqlb-{none}.1")).exists());
+        }
         assert!(!all.contains("documents"), "{all}");
     }
 }
