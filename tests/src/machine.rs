@@ -36,7 +36,9 @@ for device in null zero full random urandom tty; do
     mount --bind "/dev/$device" "$root/dev/$device"
 done
 ln -s /proc/self/fd "$root/dev/fd"
-mkdir -p "$root/dev/shm" "$root$shared"
+ln -s pts/ptmx "$root/dev/ptmx"
+mkdir -p "$root/dev/shm" "$root/dev/pts" "$root$shared"
+mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 mount --bind "$shared" "$root$shared"
 : >"$root/etc/fstab"
 rm -f "$root/usr/sbin/policy-rc.d"
@@ -49,7 +51,7 @@ DefaultDependencies=no
 Wants=systemd-journald.service
 END
 exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    chroot "$root" /lib/systemd/systemd --system --unit=lab.target --log-target=console --show-status=no
+    chroot "$root" /lib/systemd/systemd --system --unit=lab.target --log-target=journal --show-status=no
 "#;
 
 /// A running system. Dropping it ends every process in it, and its files are gone.

@@ -7,12 +7,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::files::Tree;
-use super::{Release, stdout};
+use super::{Release, UNITS, stdout};
 use crate::workspace::run;
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
-/// What isn't an administrator's to change: everything but `/etc`.
+/// Kept as the administrator has changed it.
 const CONFIGURATION: &str = "etc/mqlb/mqlb.toml";
 
 /// Lays the package out in `root`, packs it into `output` and returns its name.
@@ -33,8 +33,10 @@ pub fn package(release: &Release, root: &Path, output: &Path) -> Result<String> 
 
 fn lay_out(release: &Release, tree: &Tree) -> Result<()> {
     tree.copy(&release.program, "usr/bin/mqlb", 0o755)?;
-    let unit = "usr/lib/systemd/system/mqlb.service";
-    tree.copy("packaging/mqlb.service", unit, 0o644)?;
+    for unit in UNITS {
+        let to = format!("usr/lib/systemd/system/{unit}");
+        tree.copy(format!("packaging/{unit}"), &to, 0o644)?;
+    }
     tree.copy("packaging/mqlb.toml", CONFIGURATION, 0o644)?;
     tree.compress_all(&release.documents.join("man1"), "usr/share/man/man1")?;
     for (from, to) in [

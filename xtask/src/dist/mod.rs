@@ -32,6 +32,9 @@ pub struct Args {
     revision: u32,
 }
 
+/// In `packaging`.
+const UNITS: [&str; 2] = ["mqlb.service", "mqlb-pins.service"];
+
 /// What is packed.
 struct Release {
     /// Cargo's, `0.1.0`.

@@ -5,8 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::Release;
 use super::files::Tree;
+use super::{Release, UNITS};
 use crate::workspace::run;
 
 /// Packs `mqlb-VERSION/` into `output` and returns the tarball's name.
@@ -15,7 +15,6 @@ pub fn pack(release: &Release, work: &Path, output: &Path) -> Result<String> {
     let tree = Tree(work.join(&directory));
     tree.copy(&release.program, "mqlb", 0o755)?;
     for (from, to) in [
-        ("packaging/mqlb.service", "mqlb.service"),
         ("packaging/mqlb.toml", "mqlb.toml"),
         ("CHANGELOG.md", "CHANGELOG.md"),
         ("docs/operating.md", "docs/operating.md"),
@@ -25,6 +24,9 @@ pub fn pack(release: &Release, work: &Path, output: &Path) -> Result<String> {
         ("LICENSE-GPL-2.0", "LICENSE-GPL-2.0"),
     ] {
         tree.copy(from, to, 0o644)?;
+    }
+    for unit in UNITS {
+        tree.copy(format!("packaging/{unit}"), unit, 0o644)?;
     }
     tree.write("THIRD-PARTY", &release.third_party, 0o644)?;
     for part in ["man1", "completions"] {
