@@ -20,11 +20,11 @@ pub const NOBODY: u32 = 61_883;
 /// The unit, as it is packaged.
 pub const UNIT: &str = include_str!("../../packaging/mqlb.service");
 
-/// Of `/sys/fs/bpf` the agent sees its pins and nothing else (`TemporaryFileSystem=`, `BindPaths=`).
+/// Of `/sys/fs` the agent sees its pins and nothing else (`TemporaryFileSystem=`, `BindPaths=`).
 const HIDE: &str = r#"set -e
 mount --make-rprivate /
 mount --bind "$1" /mnt
-mount -t tmpfs -o mode=755 tmpfs /sys/fs/bpf
+mount -t tmpfs -o mode=755 tmpfs /sys/fs
 mkdir -p "$1"
 mount --bind /mnt "$1"
 umount /mnt

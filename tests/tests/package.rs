@@ -122,7 +122,7 @@ fn installed_upgraded_reloaded_hung_and_removed() {
     );
     let pid = property(&machine, "MainPID");
     assert_eq!(shell(&format!("ps -o user= {pid}")).trim(), "mqlb");
-    shell("test \"$(stat -c %a:%U /sys/fs/bpf)\" = 700:root");
+    shell("test \"$(stat -c %a:%U /sys/fs/bpf)\" = 1700:root");
     shell("mkdir /sys/fs/bpf/others");
     assert_eq!(shell(&format!("ls /proc/{pid}/root/sys/fs/bpf")), "mqlb\n");
     let ports = shell("cat /proc/sys/net/ipv4/ip_local_reserved_ports");

@@ -23,8 +23,8 @@ pub fn package(release: &Release, root: &Path, output: &Path) -> Result<String> 
     let version = version(&release.version, release.revision);
     let name = format!("mqlb_{version}_{}.deb", architecture()?);
     let mut deb = Command::new("dpkg-deb");
-    // xz: dpkg before Debian 12 reads no zstd, which Ubuntu's makes.
-    deb.args(["--root-owner-group", "-Zxz", "--build"])
+    deb.args(["--root-owner-group", "--build"])
+        .arg(format!("-Z{}", release.compression))
         .args([root, &output.join(&name)])
         .env("SOURCE_DATE_EPOCH", release.time.to_string());
     run(&mut deb)?;

@@ -41,6 +41,8 @@ struct Release {
     version: String,
     revision: u32,
     program: PathBuf,
+    /// How the Debian package is compressed, as `dpkg-deb` calls it.
+    compression: &'static str,
     /// What `mqlb documents` wrote: `man1/` and `completions/`.
     documents: PathBuf,
     /// Names, licences and licence texts of the libraries in the program.
@@ -107,6 +109,8 @@ fn pack(
         version: metadata.version("lb-user")?,
         revision: args.revision,
         program,
+        // dpkg before Debian 12 reads no zstd, which Ubuntu's dpkg-deb would take. Tests have no time for it.
+        compression: if args.binary.is_some() { "none" } else { "xz" },
         documents,
         third_party: licences::of_libraries()?,
         time: time()?,
