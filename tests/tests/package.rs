@@ -16,29 +16,41 @@ use lb_tests::netns::run;
 
 const CLIENTS: u32 = 300;
 
-/// Makes the package of the `mqlb` under test, in the lab's directory.
+/// The package of the `mqlb` under test: `MQLB_PACKAGES` has its revisions, or it is made here.
 fn package(lab: &Lab, revision: u32) -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/xtask");
-    let xtask = std::env::var_os("MQLB_XTASK").map_or(built, PathBuf::from);
-    assert!(
-        xtask.is_file(),
-        "no {}: `cargo build -p xtask` makes it",
-        xtask.display()
-    );
-    let output = lab.directory().join(format!("revision{revision}"));
-    let mut make = Command::new(xtask);
-    make.args(["dist", "--revision", &revision.to_string(), "--binary"])
-        .arg(mqlb::binary().unwrap())
-        .arg("--output")
-        .arg(&output);
-    run(&mut make).unwrap();
+    let name = format!("revision{revision}");
+    let output = match std::env::var_os("MQLB_PACKAGES") {
+        Some(packages) => PathBuf::from(packages).join(name),
+        None => {
+            let xtask = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/xtask");
+            assert!(xtask.is_file(), "`cargo build -p xtask` first");
+            let output = lab.directory().join(name);
+            let mut make = Command::new(xtask);
+            make.args(["dist", "--revision", &revision.to_string(), "--binary"])
+                .arg(mqlb::binary().unwrap())
+                .arg("--output")
+                .arg(&output);
+            run(&mut make).unwrap();
+            output
+        }
+    };
     let mut sums = Command::new("sha256sum");
     run(sums.args(["--check", "SHA256SUMS"]).current_dir(&output)).unwrap();
+    let version = env!("CARGO_PKG_VERSION").replacen('-', "~", 1);
+    let start = format!("mqlb_{version}-{revision}_");
     let files = std::fs::read_dir(&output).unwrap();
-    let mut names = files.map(|file| file.unwrap().path());
-    names
-        .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
+    let mut files = files.map(|file| file.unwrap());
+    files
+        .find(|file| file.file_name().to_string_lossy().starts_with(&start))
         .expect("a package")
+        .path()
+}
+
+/// A copy in the lab's directory: of other file systems than the root's a machine sees nothing.
+fn seen_inside(lab: &Lab, package: &Path) -> PathBuf {
+    let copy = lab.directory().join(package.file_name().unwrap());
+    std::fs::copy(package, &copy).unwrap();
+    copy
 }
 
 /// The lab's, with the state where the unit has it.
@@ -79,7 +91,7 @@ fn serves(fleet: &Fleet, what: &str) {
 #[test]
 fn installed_upgraded_reloaded_hung_and_removed() {
     let lab = common::lab_with_brokers(3);
-    let (old, new) = (package(&lab, 1), package(&lab, 2));
+    let [old, new] = [1, 2].map(|revision| seen_inside(&lab, &package(&lab, revision)));
     let machine = Machine::boot(&lab).unwrap_or_else(|error| panic!("{error:#}"));
     let shell = |command: &str| {
         machine
@@ -198,7 +210,7 @@ fn installed_upgraded_reloaded_hung_and_removed() {
 #[test]
 fn a_package_in_use_by_hand_is_not_removed() {
     let lab = common::lab_with_brokers(1);
-    let package = package(&lab, 1);
+    let package = seen_inside(&lab, &package(&lab, 1));
     let machine = Machine::boot(&lab).unwrap_or_else(|error| panic!("{error:#}"));
     let install = format!("dpkg --install {}", package.display());
     machine.succeed(&["sh", "-c", &install]).unwrap();

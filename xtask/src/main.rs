@@ -65,10 +65,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the tests need.
+const TEST: &[Need] = &[
+    Need::Build,
+    Need::Kernel,
+    Need::Compose,
+    Need::Package,
+    Need::Service,
+];
+
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => {
-            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
+            setup::ensure(TEST)?;
+            setup::ensure(&[Need::Static])?;
             eprintln!("xtask: everything is in place");
             Ok(())
         }
@@ -84,7 +94,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             run::lab(&args)
         }
         Command::Test(args) => {
-            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
+            setup::ensure(TEST)?;
             test::run(&args)
         }
         Command::Fmt => workspace::cargo(["fmt", "--all"]),

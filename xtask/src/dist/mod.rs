@@ -61,8 +61,10 @@ pub fn make(args: &Args) -> Result<()> {
     setup::ensure(&needs)?;
     let metadata = Metadata::read()?;
     let target_directory = metadata.target_directory()?;
-    let output = args.output.clone();
-    let output = output.unwrap_or_else(|| target_directory.join("dist"));
+    let output = match &args.output {
+        Some(output) => std::path::absolute(output)?,
+        None => target_directory.join("dist"),
+    };
     let work = output.join(format!("work-{}", std::process::id()));
     let program = match &args.binary {
         Some(program) => std::path::absolute(program)?,
@@ -79,6 +81,25 @@ pub fn make(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Makes two revisions of the Debian package of `program`, for the tests of an upgrade. They are in
+/// `revision1` and `revision2` of the directory that is returned.
+///
+/// # Errors
+/// As [`make`].
+pub fn for_tests(program: &Path) -> Result<PathBuf> {
+    let directory = Metadata::read()?
+        .target_directory()?
+        .join("packages-for-tests");
+    for revision in [1, 2] {
+        make(&Args {
+            binary: Some(program.to_owned()),
+            output: Some(directory.join(format!("revision{revision}"))),
+            revision,
+        })?;
+    }
+    Ok(directory)
+}
+
 /// The target of the static program.
 pub fn target() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
@@ -88,9 +109,9 @@ pub fn target() -> String {
 fn build(target_directory: &Path) -> Result<PathBuf> {
     let target = target();
     let package = ["--package", "lb-user", "--bin", "mqlb"];
-    let profile = ["--profile", "dist", "--locked", "--target", &target];
+    let profile = ["--profile", "packaged", "--locked", "--target", &target];
     cargo(["build"].into_iter().chain(package).chain(profile))?;
-    Ok(target_directory.join(target).join("dist/mqlb"))
+    Ok(target_directory.join(target).join("packaged/mqlb"))
 }
 
 /// Makes the packages and returns their names in `output`.

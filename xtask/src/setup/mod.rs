@@ -33,6 +33,8 @@ pub enum Need {
     Static,
     /// To make packages.
     Package,
+    /// To test them.
+    Service,
 }
 
 /// Makes sure that everything for `needs` is here.

@@ -183,6 +183,15 @@ pub const TOOLS: &[Tool] = &[
         arch: &["dpkg"],
         alpine: &["dpkg"],
     },
+    Tool {
+        need: Need::Service,
+        proof: Proof::Program("systemctl"),
+        purpose: "the service manager that the package's test runs",
+        debian: &["systemd"],
+        fedora: &["systemd"],
+        arch: &["systemd"],
+        alpine: &[],
+    },
 ];
 
 impl Tool {
