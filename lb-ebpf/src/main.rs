@@ -4,6 +4,7 @@
 //! - [`steer`]: from the Ethernet header to one of the handlers
 //! - [`splice`]: a packet of a known flow (the fast path)
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
+//! - [`connect`]: set-up of known clients, without the agent
 //! - [`syn`], [`reset`]: answers made in place
 //! - [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
@@ -17,6 +18,7 @@
 // For the one-line register barriers before helper calls (`frame::opaque`).
 #![feature(asm_experimental_arch)]
 
+mod connect;
 mod count;
 mod frame;
 mod icmp;

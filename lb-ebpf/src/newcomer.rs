@@ -12,7 +12,7 @@ use crate::count::{drop, pass};
 use crate::frame::Parsed;
 use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::punt::{self, Reason};
-use crate::{reset, syn};
+use crate::{connect, reset, syn};
 
 #[inline(always)]
 fn endpoint(address: [u8; 16], port: [u8; 2], kind: EndpointKind) -> Option<Endpoint> {
@@ -63,16 +63,7 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     if p.flags & (flag::SYN | flag::ACK) != flag::ACK {
         return reset::reset(ctx, p, Verdict::ResetUnknown);
     }
-    let Some(settings) = SETTINGS.get(0) else {
-        return drop(Verdict::HelperFailed, p.length);
-    };
-    let check = cookie::check(
-        &settings.cookie_keys,
-        settings.cookie_epoch,
-        &p.key,
-        p.seq,
-        p.ack,
-    );
+    let check = check(p);
     let says_something = p.payload != 0 || p.flags & flag::FIN != 0;
     match check {
         Check::First if p.payload != 0 => first_data(ctx, p, vip),
@@ -85,9 +76,44 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     }
 }
 
-/// The first segment of a client: from now on its packets have an entry, and the agent reads them.
+/// What the cookie tells. A function of its own, or its registers would take half of the stack that
+/// the ones called next have.
+#[inline(never)]
+fn check(p: &Parsed) -> Check {
+    let Some(settings) = SETTINGS.get(0) else {
+        return Check::Perhaps;
+    };
+    cookie::check(
+        &settings.cookie_keys,
+        settings.cookie_epoch,
+        &p.key,
+        p.seq,
+        p.ack,
+    )
+}
+
+/// No action: the packet is to be given to [`anew`]. (That takes a stack which is left only high up in
+/// the chain of calls.)
+pub const ANEW: u32 = 0;
+
+/// A client whose entry was just removed begins anew with the same port.
+#[inline(never)]
+pub fn anew(ctx: &XdpContext, p: &Parsed) -> u32 {
+    let plain = p.flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flag::SYN;
+    match endpoint(p.key.dst, p.key.dst_port, EndpointKind::Vip) {
+        Some(vip) if plain => syn::answer(ctx, p, &vip),
+        _ => reset::reset(ctx, p, Verdict::ResetUnknown),
+    }
+}
+
+/// The first segment of a client. If the kernel can't connect it by itself: from now on its packets have
+/// an entry, and the agent reads them.
 #[inline(always)]
 fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
+    let verdict = match connect::first(ctx, p, vip) {
+        Ok(action) => return action,
+        Err(verdict) => verdict,
+    };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -114,7 +140,7 @@ fn first_data(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
         kind: PuntKind::Client,
         listener: vip.listener,
         isn,
-        verdict: Verdict::PuntedNew,
+        verdict,
         bytes: p.length,
     };
     punt::punt(ctx, &reason)

@@ -16,8 +16,8 @@ use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
-use crate::newcomer;
 use crate::punt::{self, Reason};
+use crate::{connect, newcomer};
 
 /// Handles a packet whose flow entry is `entry`.
 #[inline(always)]
@@ -26,14 +26,17 @@ pub fn known(ctx: &XdpContext, p: &Parsed, entry: *mut Flow) -> u32 {
     // counters at the same time, which are statistics, and the agent replaces values as a whole.
     let flow = unsafe { &mut *entry };
     if flow.state != State::Open as u8 {
-        return in_setup(ctx, p, flow);
+        return match in_setup(ctx, p, flow) {
+            newcomer::ANEW => newcomer::anew(ctx, p),
+            action => action,
+        };
     }
     if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || flow.flags & flags::RST != 0 {
         if p.flags & flag::SYN != 0 && flow.closed() && flow.flags & flags::FROM_CLIENT != 0 {
             // The client begins anew with the same port. The backend's entry stays until it has
             // lingered, so that its port isn't used again too early.
             let _ = FLOWS.remove(&p.key);
-            return newcomer::unknown(ctx, p);
+            return newcomer::anew(ctx, p);
         }
         follow(p, flow);
     }
@@ -331,9 +334,12 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
     p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
-/// A packet of a connection in set-up.
+/// A packet of a connection in set-up; gives the action, or [`newcomer::ANEW`].
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
+    if flow.state == State::Connecting as u8 {
+        return connect::packet(ctx, p, flow);
+    }
     let mut reason = Reason {
         kind: PuntKind::Backend,
         listener: flow.listener,
@@ -348,7 +354,7 @@ fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
             }
             // The client gave up and begins anew; the agent sees it by the other ISN.
             let _ = FLOWS.remove(&p.key);
-            return newcomer::unknown(ctx, p);
+            return newcomer::ANEW;
         }
         if p.payload == 0 && p.flags & (flag::FIN | flag::RST) == 0 {
             return drop(Verdict::BareAck, p.length);

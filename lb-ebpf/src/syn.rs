@@ -13,7 +13,7 @@ use crate::frame::{Parsed, bounded, cut, reply_ip, turn_round};
 use crate::maps::{SCRATCH, SETTINGS};
 
 /// Answers a SYN for a VIP.
-#[inline(always)]
+#[inline(never)]
 pub fn answer(ctx: &XdpContext, p: &Parsed, vip: &Endpoint) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);

@@ -5,17 +5,23 @@
 
 mod backend;
 mod binding;
+mod connecting;
 mod flow;
+mod listener;
+mod pending;
 mod punt;
 mod settings;
 mod verdict;
 mod vip;
 
-pub use backend::{Backend, Hop};
+pub use backend::{Backend, Hop, SNAT_ADDRESSES};
 pub use binding::Binding;
+pub use connecting::Connecting;
 pub use flow::{Flow, FlowKey, State, flags, ticks};
+pub use listener::{Listener, source};
+pub use pending::{PENDING_DATA, PENDING_SLOTS, Pending};
 pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
-pub use settings::{Bucket, Settings};
+pub use settings::{Bucket, IdleLimits, Settings};
 pub use verdict::{Counter, Verdict};
 pub use vip::{Endpoint, EndpointKey, EndpointKind};
 
@@ -69,6 +75,8 @@ pod!(
     Binding,
     Flow,
     FlowKey,
+    Listener,
+    Pending,
     Settings,
     Bucket,
     Counter,

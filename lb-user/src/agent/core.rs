@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::kernel::{Kernel, Tallies};
+use super::kernel_setup::{self, SnatTable};
 use super::nodes::{self, Node};
 use super::paths::News;
 use super::steering::{Steerer, Tally};
@@ -51,6 +52,7 @@ pub struct Core {
     steerer: Steerer,
     vips: Vec<Vip>,
     secrets: Secrets,
+    snat: SnatTable,
     shared: Arc<Mutex<Shared>>,
     expired: u64,
 }
@@ -80,9 +82,7 @@ impl Core {
             },
             sniff_timeout: nanos(config.timeouts.sniff),
             connect_timeout: nanos(config.timeouts.connect),
-            idle_grace: nanos(config.timeouts.grace),
-            keep_alive_least: nanos(config.timeouts.keepalive_least),
-            idle_keepalive_zero: nanos(config.timeouts.keepalive_zero),
+            idle: kernel_setup::idle_limits(&config),
             sniff_bytes: config.limits.sniff_bytes,
             total_bytes: SETUP_BYTES,
             connections: SETUPS,
@@ -92,6 +92,7 @@ impl Core {
         let steerer = Steerer::new(&config, nodes, pools, bindings);
         Ok(Self {
             setups: Setups::new(settings, seed),
+            snat: SnatTable::read(&kernel.maps)?,
             config,
             kernel,
             steerer,
@@ -120,6 +121,7 @@ impl Core {
                 match &news.hop {
                     Ok(hop) => {
                         if path.set_hop(hop, &self.config.snat.addresses) {
+                            path.snat_range = self.snat.range(&mut self.kernel.maps, &path.snat)?;
                             let entry = path.entry(NodeState::Up as u8);
                             self.kernel
                                 .maps
@@ -135,6 +137,7 @@ impl Core {
                     }
                     // Live flows keep the hop that they have; new ones don't go there.
                     Err(error) => {
+                        kernel_setup::take_out(&mut self.kernel.maps, path.slot)?;
                         if path.hop.take().is_some() || path.generation == 0 {
                             tracing::warn!(
                                 "backend {} {} can't be reached: {error}",
@@ -162,6 +165,7 @@ impl Core {
             }
         }
         vips::write(&mut self.kernel.maps, &self.vips, &self.steerer.nodes)?;
+        kernel_setup::write_listeners(&mut self.kernel.maps, &self.config, &self.vips)?;
         self.share();
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! The agent: reads punted packets, sets connections up, keeps the data path's maps true.
 //!
 //! - [`nodes`], [`paths`]: backends, how they are reached, what they speak
-//! - [`vips`]: what the data path is told of the configuration
+//! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
+//!   up connections by itself
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
 //! - [`sweep`]: the end of connections
 //! - [`view`]: what the admin interface shows
 
 mod core;
 mod kernel;
+mod kernel_setup;
 mod nodes;
 mod paths;
 mod steering;

@@ -28,6 +28,10 @@ pub struct Path {
     pub mss: u16,
     /// Source addresses towards it, v4-mapped.
     pub snat: Arc<[[u8; 16]]>,
+    /// Their place in the map `SNAT`, and how many.
+    pub snat_range: (u16, u16),
+    /// Number of its pool.
+    pub pool: u16,
     /// What it negotiates, once it was asked.
     pub tcp: Option<PeerTcp>,
 }
@@ -107,7 +111,8 @@ fn assign(config: &Config, known: &[Backend]) -> anyhow::Result<Vec<Node>> {
                 .map(|a| {
                     let slot = slot(number, a.socket.is_ipv4());
                     let generation = known[usize::from(slot)].generation;
-                    Path { slot, address: a.socket, hop: None, generation, mss: 0, snat: Arc::new([]), tcp: None }
+                    let pool = u16::try_from(pool).unwrap_or(u16::MAX);
+                    Path { slot, address: a.socket, hop: None, generation, mss: 0, snat: Arc::new([]), snat_range: (0, 0), pool, tcp: None }
                 })
                 .collect();
             Ok(Node { number, pool, name: backend.name.clone(), weight: backend.weight, paths })
@@ -116,7 +121,7 @@ fn assign(config: &Config, known: &[Backend]) -> anyhow::Result<Vec<Node>> {
 }
 
 impl Path {
-    /// Takes a next hop over; `true` if it is another one than before.
+    /// Takes a next hop over; `true` if something is another than before.
     pub fn set_hop(&mut self, found: &crate::net::Hop, snat: &[IpAddr]) -> bool {
         let hop = Hop {
             ifindex: found.ifindex,
@@ -126,7 +131,7 @@ impl Path {
             tagged: u16::from(found.vlan.is_some()),
         };
         let headers = if self.address.is_ipv4() { 40 } else { 60 };
-        self.mss = u16::try_from(found.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
+        let mss = u16::try_from(found.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
         let ours: Vec<_> = snat
             .iter()
             .filter(|a| a.is_ipv4() == self.address.is_ipv4())
@@ -137,9 +142,11 @@ impl Path {
         } else {
             ours
         };
-        self.snat = sources.into_iter().map(mapped).collect();
+        let snat: Arc<[_]> = sources.into_iter().map(mapped).collect();
+        let as_before = (self.mss, &self.snat) == (mss, &snat);
+        (self.mss, self.snat) = (mss, snat);
         if self.hop == Some(hop) {
-            return false;
+            return !as_before;
         }
         self.hop = Some(hop);
         // 0 marks a free slot.
@@ -156,6 +163,10 @@ impl Path {
             state,
             hop: self.hop.unwrap_or_default(),
             generation: self.generation,
+            pool: self.pool,
+            mss: self.mss,
+            snat_first: self.snat_range.0,
+            snat_count: self.snat_range.1,
             ..Backend::default()
         }
     }

@@ -98,6 +98,21 @@ impl Steerer {
         steerer
     }
 
+    /// The backend in a slot.
+    fn choice(&self, slot: u16) -> Option<Choice> {
+        let node = self.nodes.iter().find(|n| n.number == node_of(slot))?;
+        let path = node.paths.iter().find(|p| p.slot == slot)?;
+        Some(Choice {
+            slot,
+            address: super::nodes::mapped(path.address.ip()),
+            port: path.address.port().to_be_bytes(),
+            hop: path.hop?,
+            hop_generation: path.generation,
+            mss: path.mss,
+            snat: path.snat.clone(),
+        })
+    }
+
     /// Tells the selector what a node can do now.
     pub fn refresh(&mut self, index: usize) {
         let n = &self.nodes[index];
@@ -134,17 +149,13 @@ impl Steering for Steerer {
         };
         // A backend that failed a moment ago is better than none.
         let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
-        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
-        let path = node.paths.iter().find(|p| p.slot == chosen)?;
-        Some(Choice {
-            slot: chosen,
-            address: super::nodes::mapped(path.address.ip()),
-            port: path.address.port().to_be_bytes(),
-            hop: path.hop?,
-            hop_generation: path.generation,
-            mss: path.mss,
-            snat: path.snat.clone(),
-        })
+        self.choice(chosen)
+    }
+
+    fn known(&mut self, slot: u16, v4: bool) -> Option<Choice> {
+        let up = |n: &select::Node| n.state == NodeState::Up && if v4 { n.v4 } else { n.v6 };
+        let node = self.selector.node(node_of(slot));
+        node.filter(|n| up(n)).and_then(|_| self.choice(slot))
     }
 
     fn opened(&mut self, _listener: u8, chosen: u16, client: u64) {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Context as _;
 use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
 
+use super::kernel_setup;
 use super::nodes::{Node, mapped};
 use super::steering::promise;
 use crate::config::{self, Config};
@@ -141,6 +142,7 @@ pub fn secrets(maps: &mut Maps, config: &Config, adopted: bool) -> anyhow::Resul
     settings.snat_first = *config.snat.ports.start();
     settings.snat_last = *config.snat.ports.end();
     settings.reset_rate = config.limits.rst_rate;
+    kernel_setup::limits(&mut settings, config);
     maps.settings.set(0, settings, 0)?;
     Ok(settings)
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use lb_common::layout::{
-    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict,
+    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Pending, Settings,
+    Verdict,
 };
 
 use super::Batches;
@@ -17,6 +18,9 @@ pub struct Maps {
     pub flows: HashMap<MapData, FlowKey, Flow>,
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub backends: Array<MapData, Backend>,
+    pub listeners: Array<MapData, Listener>,
+    pub snat: Array<MapData, [u8; 16]>,
+    pub pending: Array<MapData, Pending>,
     pub bindings: HashMap<MapData, u64, Binding>,
     pub settings: Array<MapData, Settings>,
     pub counters: PerCpuArray<MapData, Counter>,
@@ -45,6 +49,9 @@ impl Maps {
             flows: data(dir, "FLOWS")?.try_into()?,
             endpoints: data(dir, "ENDPOINTS")?.try_into()?,
             backends: data(dir, "BACKENDS")?.try_into()?,
+            listeners: data(dir, "LISTENERS")?.try_into()?,
+            snat: data(dir, "SNAT")?.try_into()?,
+            pending: data(dir, "PENDING")?.try_into()?,
             bindings: data(dir, "BINDINGS")?.try_into()?,
             settings: data(dir, "SETTINGS")?.try_into()?,
             counters: data(dir, "COUNTERS")?.try_into()?,

@@ -1,0 +1,148 @@
+//! Is this the CONNECT of a client that is bound to a backend, and may the backend have it?
+
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::programs::XdpContext;
+use lb_common::layout::{Flow, FlowKey, Hop, State, Verdict, flags, source, ticks};
+use lb_common::mqtt::Seen;
+use lb_common::wire::Eth;
+
+use super::desk::{Desk, desk};
+use super::maps::LISTENERS;
+use super::read;
+use crate::frame::{Parsed, at};
+use crate::maps::{BACKENDS, BINDINGS, SETTINGS};
+
+/// `state` of a backend that takes clients.
+pub const UP: u8 = 1;
+
+/// Lays both entries onto the desk, as far as they are known before there is a port; `false` with the
+/// reason why the agent must do it.
+#[inline(always)]
+pub fn known(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
+    let Some(desk) = desk() else {
+        return false;
+    };
+    desk.reason = Verdict::PuntedNew;
+    let Some(of_listener) = LISTENERS.get(listener) else {
+        return false;
+    };
+    if of_listener.steer == 0 {
+        return false;
+    }
+    if !read::take(ctx, p) {
+        return false;
+    }
+    desk.seen.promised = of_listener.window_scale;
+    sound() && choose(ctx, p, listener)
+}
+
+/// Reads the CONNECT on the desk.
+#[inline(never)]
+fn sound() -> bool {
+    let (Some(desk), Some(settings)) = (desk(), SETTINGS.get(0)) else {
+        return false;
+    };
+    desk.reason = match read::read(desk, &settings.client_key, settings.client_id) {
+        Seen::Connect => return true,
+        Seen::Split => Verdict::PuntedSplit,
+        Seen::Anonymous => Verdict::PuntedUnbound,
+        Seen::Oversized => Verdict::PuntedOversized,
+        Seen::Unusual => Verdict::PuntedUnusual,
+    };
+    false
+}
+
+/// Finds the backend of the client on the desk.
+#[inline(never)]
+fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
+    let (Some(desk), Some(settings), Some(of_listener)) =
+        (desk(), SETTINGS.get(0), LISTENERS.get(listener))
+    else {
+        return false;
+    };
+    let client = desk.glance.client;
+    // SAFETY: the helper only reads a clock.
+    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    desk.reason = Verdict::PuntedUnbound;
+    // SAFETY: two fields that nobody relies on to be of one moment.
+    let Some(binding) = (unsafe { BINDINGS.get(&client) }) else {
+        return false;
+    };
+    if ticks::since(now, binding.last_seen) > settings.linger {
+        return false;
+    }
+    desk.reason = Verdict::PuntedBackend;
+    // A binding names the slot of the backend's IPv4 address; that of IPv6 is the next.
+    let slot = binding.backend & !1 | !p.v4 as u16;
+    let Some(backend) = BACKENDS.get(slot as u32) else {
+        return false;
+    };
+    if backend.state != UP || backend.generation == 0 || backend.pool != of_listener.pool {
+        return false;
+    }
+    let Some(eth) = at::<Eth>(ctx, 0) else {
+        return false;
+    };
+    // SAFETY: the context is ours; `at` checked the bounds.
+    let (ifindex, from, to) = unsafe { ((*ctx.ctx).ingress_ifindex, (*eth).src, (*eth).dst) };
+    // Frames keep their tag, unless the way to the backend has one of its own; none is added.
+    let (mut vlan, mut tagged) = (p.vlan, p.tagged);
+    if backend.hop.tagged != 0 {
+        if !p.tagged {
+            return false;
+        }
+        (vlan, tagged) = (backend.hop.vlan, true);
+    }
+    let tag = |tagged: bool| if tagged { flags::TAGGED } else { 0 };
+    desk.client = Flow::ZERO;
+    let flow = &mut desk.client;
+    flow.state = State::Connecting as u8;
+    flow.flags = flags::FROM_CLIENT | tag(tagged);
+    flow.listener = listener as u8;
+    flow.backend = slot;
+    flow.client = client;
+    flow.idle_limit = settings.idle.limit(desk.glance.keep_alive as u16);
+    flow.last_seen = now;
+    flow.next_seq = p.seq.wrapping_sub(1);
+    flow.last_ack = p.ack;
+    flow.ifindex = backend.hop.ifindex;
+    flow.dst_mac = backend.hop.dst_mac;
+    flow.src_mac = backend.hop.src_mac;
+    flow.vlan = vlan;
+    flow.ingress = Hop::signature(ifindex, &from, p.vlan);
+    flow.hop_generation = backend.generation;
+    desk.backend = desk.client;
+    let flow = &mut desk.backend;
+    flow.flags = tag(p.tagged);
+    flow.ifindex = ifindex;
+    flow.dst_mac = from;
+    flow.src_mac = to;
+    flow.vlan = p.vlan;
+    flow.ingress = 0;
+    flow.hop_generation = 0;
+    flow.next_seq = 0;
+    flow.last_ack = 0;
+    desk.key = FlowKey {
+        src: backend.address,
+        dst: p.key.src,
+        src_port: backend.port,
+        dst_port: p.key.src_port,
+    };
+    desk.back = p.key.reversed();
+    let snat = of_listener.source == source::SNAT;
+    desk.snat_first = backend.snat_first;
+    desk.snat_count = if snat { backend.snat_count } else { 0 };
+    snat == (backend.snat_count != 0) || !snat && of_listener.source == source::CLIENT
+}
+
+/// The largest segment that we tell a backend of.
+#[inline(always)]
+pub fn mss(slot: u16) -> u16 {
+    BACKENDS.get(slot as u32).map_or(0, |backend| backend.mss)
+}
+
+/// Whether the desk asks for a SNAT port.
+#[inline(always)]
+pub fn wants_port(desk: &Desk) -> bool {
+    desk.snat_count != 0
+}
