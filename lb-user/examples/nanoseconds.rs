@@ -24,7 +24,7 @@ use aya::programs::{Program, TestRun, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::cookie;
 use lb_common::layout::{
-    Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Settings, State, Verdict,
+    Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits, Settings, State, Verdict,
 };
 use lb_common::options::Timestamps;
 use lb_common::wire::{Emit, SynOptions, emit, flag};
@@ -68,6 +68,15 @@ const SETTINGS: Settings = Settings {
     snat_first: 20_000,
     snat_last: 29_999,
     reset_rate: 0,
+    idle: IdleLimits {
+        grace: 0,
+        least: 0,
+        zero: 0,
+    },
+    linger: 0,
+    connect_timeout: 0,
+    client_id: 0,
+    _pad: 0,
 };
 
 /// The maps are pinned by name: they get a directory of their own.

@@ -1,7 +1,8 @@
 //! The addresses, endpoints and connections that the rows play with.
 
 use lb_common::layout::{
-    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Settings, State, flags,
+    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits, Settings, State,
+    flags,
 };
 
 use crate::frame::{ACK, Segment, timestamps};
@@ -40,6 +41,15 @@ pub const SETTINGS: Settings = Settings {
     snat_first: 20_000,
     snat_last: 29_999,
     reset_rate: 1_000_000,
+    idle: IdleLimits {
+        grace: 0,
+        least: 0,
+        zero: 0,
+    },
+    linger: 0,
+    connect_timeout: 0,
+    client_id: 0,
+    _pad: 0,
 };
 
 /// What the VIPs on port 1883 answer.
@@ -95,9 +105,9 @@ pub fn backend() -> Backend {
         address: backend_v4().src,
         port: backend_v4().src_port,
         state: 1,
-        _pad: 0,
         hop: HOP,
         generation: GENERATION,
+        ..Backend::default()
     }
 }
 

@@ -8,7 +8,8 @@ use aya::programs::{TestRun, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::layout::{
-    Backend, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Settings, Verdict,
+    Backend, Binding, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Pending,
+    Settings, Verdict,
 };
 
 use crate::place;
@@ -92,6 +93,10 @@ pub struct World {
     pub flows: HashMap<MapData, FlowKey, Flow>,
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub backends: Array<MapData, Backend>,
+    pub bindings: HashMap<MapData, u64, Binding>,
+    pub snat: Array<MapData, [u8; 16]>,
+    pub pending: Array<MapData, Pending>,
+    listeners: Array<MapData, Listener>,
     settings: Array<MapData, Settings>,
     counters: PerCpuArray<MapData, Counter>,
     buckets: PerCpuArray<MapData, Bucket>,
@@ -141,6 +146,10 @@ impl World {
             flows: map("FLOWS").try_into().unwrap(),
             endpoints: map("ENDPOINTS").try_into().unwrap(),
             backends: map("BACKENDS").try_into().unwrap(),
+            bindings: map("BINDINGS").try_into().unwrap(),
+            snat: map("SNAT").try_into().unwrap(),
+            pending: map("PENDING").try_into().unwrap(),
+            listeners: map("LISTENERS").try_into().unwrap(),
             settings: map("SETTINGS").try_into().unwrap(),
             counters: map("COUNTERS").try_into().unwrap(),
             buckets: map("BUCKETS").try_into().unwrap(),
@@ -168,6 +177,7 @@ impl World {
         self.backends
             .set(u32::from(place::BACKEND_SLOT), place::backend(), 0)
             .unwrap();
+        self.set_listener(Listener::default());
         self.set_settings(&place::SETTINGS);
         let full = vec![Bucket::default(); nr_cpus().unwrap()];
         self.buckets
@@ -183,6 +193,13 @@ impl World {
 
     pub fn set_settings(&mut self, settings: &Settings) {
         self.settings.set(0, settings, 0).unwrap();
+    }
+
+    /// Of the one listener.
+    pub fn set_listener(&mut self, listener: Listener) {
+        self.listeners
+            .set(place::LISTENER.into(), listener, 0)
+            .unwrap();
     }
 
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -220,7 +237,7 @@ impl World {
             .iter()
             .flat_map(|v: &u32| v.to_ne_bytes())
             .collect();
-        let mut out = vec![0; frame.len() + 256];
+        let mut out = vec![0; frame.len() + 2048];
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(frame),
