@@ -261,6 +261,8 @@ mod tests {
             generation: 1,
             mss,
             snat: Arc::new([]),
+            snat_range: (0, 0),
+            pool: 0,
             tcp: tcp.map(|mss| PeerTcp {
                 window_scale: Some(7),
                 timestamps: true,

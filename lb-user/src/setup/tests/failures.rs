@@ -297,6 +297,9 @@ fn a_large_range_is_not_searched_for_ever() {
         fn get(&mut self, _: &FlowKey) -> Option<Flow> {
             None
         }
+        fn pending(&mut self, _: u32) -> Option<lb_common::layout::Pending> {
+            None
+        }
         fn send(&mut self, _: &lb_common::layout::Hop, _: &[u8]) {}
         fn count(&mut self, _: Verdict, _: u64) {}
     }
