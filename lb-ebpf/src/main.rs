@@ -2,13 +2,15 @@
 //! decided by `lb_common`, the same code that is tested in user space.
 //!
 //! - [`steer`]: from the Ethernet header to one of the handlers
-//! - [`splice`]: a packet of a known flow (the fast path)
+//! - [`straight`]: the fast path, what nearly every packet is
+//! - [`splice`]: any packet of a known flow
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
 //! - [`connect`]: set-up of known clients, without the agent
 //! - [`syn`], [`reset`]: answers made in place
 //! - [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
 //! - [`note`]: messages, if they are asked for
+//! - [`measure`]: programs that only measurements run
 #![no_std]
 #![no_main]
 #![expect(
@@ -18,17 +20,20 @@
 // For the one-line register barriers before helper calls (`frame::opaque`).
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod connect;
 mod count;
 mod frame;
 mod icmp;
 mod maps;
+mod measure;
 mod newcomer;
 mod note;
 mod punt;
 mod reset;
 mod splice;
 mod steer;
+mod straight;
 mod syn;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -43,6 +48,18 @@ pub fn mqlb(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn mqlb_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// The first part of a set-up in the kernel, for measurements.
+#[xdp]
+pub fn mqlb_glance(ctx: XdpContext) -> u32 {
+    measure::glance(&ctx)
+}
+
+/// The packet path on a packet that it has met before: what measurements repeat.
+#[xdp]
+pub fn mqlb_measured(ctx: XdpContext) -> u32 {
+    measure::measured(&ctx)
 }
 
 #[unsafe(no_mangle)]

@@ -92,20 +92,6 @@ fn check(p: &Parsed) -> Check {
     )
 }
 
-/// No action: the packet is to be given to [`anew`]. (That takes a stack which is left only high up in
-/// the chain of calls.)
-pub const ANEW: u32 = 0;
-
-/// A client whose entry was just removed begins anew with the same port.
-#[inline(never)]
-pub fn anew(ctx: &XdpContext, p: &Parsed) -> u32 {
-    let plain = p.flags & (flag::SYN | flag::ACK | flag::FIN | flag::RST) == flag::SYN;
-    match endpoint(p.key.dst, p.key.dst_port, EndpointKind::Vip) {
-        Some(vip) if plain => syn::answer(ctx, p, &vip),
-        _ => reset::reset(ctx, p, Verdict::ResetUnknown),
-    }
-}
-
 /// The first segment of a client. If the kernel can't connect it by itself: from now on its packets have
 /// an entry, and the agent reads them.
 #[inline(always)]

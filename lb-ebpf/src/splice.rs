@@ -1,43 +1,47 @@
-//! A packet of a known flow. The fast path is a packet of an open one without SYN, FIN or RST.
+//! A packet of a known flow, whatever it is. What nearly all of them are goes by [`crate::straight`].
 
 use core::ffi::c_void;
+use core::mem::offset_of;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{
-    bpf_ktime_get_coarse_ns, bpf_loop, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_loop, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::layout::{Flow, Hop, PuntKind, State, Verdict, flags, ticks};
+use lb_common::layout::{Flow, Hop, PuntKind, State, Verdict, flags};
 use lb_common::options::{BUFFER, MAX};
 use lb_common::rewrite::{self, ALIGNED_TIMESTAMPS};
 use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
 
+use crate::clock;
+use crate::connect;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
 use crate::punt::{self, Reason};
-use crate::{connect, newcomer};
 
-/// Handles a packet whose flow entry is `entry`.
+/// Whether the client gave a connection up and begins a new one with the same port. (In set-up the
+/// agent sees it by the other ISN.)
 #[inline(always)]
-pub fn known(ctx: &XdpContext, p: &Parsed, entry: *mut Flow) -> u32 {
-    // SAFETY: a map value stays valid for the run of the program (RCU); other CPUs may write to the
-    // counters at the same time, which are statistics, and the agent replaces values as a whole.
-    let flow = unsafe { &mut *entry };
+pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
+    if p.flags & flag::SYN == 0 {
+        return false;
+    }
+    if flow.state == State::Open as u8 {
+        flow.closed() && flow.flags & flags::FROM_CLIENT != 0
+    } else {
+        let of_client = flow.state == State::Sniff as u8
+            || flow.state == State::Connecting as u8 && flow.flags & flags::FROM_CLIENT != 0;
+        of_client && p.seq != flow.next_seq
+    }
+}
+
+/// Handles a packet of the flow `flow`.
+#[inline(never)]
+pub fn known(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if flow.state != State::Open as u8 {
-        return match in_setup(ctx, p, flow) {
-            newcomer::ANEW => newcomer::anew(ctx, p),
-            action => action,
-        };
+        return in_setup(ctx, p, flow);
     }
     if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || flow.flags & flags::RST != 0 {
-        if p.flags & flag::SYN != 0 && flow.closed() && flow.flags & flags::FROM_CLIENT != 0 {
-            // The client begins anew with the same port. The backend's entry stays until it has
-            // lingered, so that its port isn't used again too early.
-            let _ = FLOWS.remove(&p.key);
-            return newcomer::anew(ctx, p);
-        }
         follow(p, flow);
     }
     if flow.flags & flags::FROM_CLIENT != 0 {
@@ -55,15 +59,29 @@ pub fn known(ctx: &XdpContext, p: &Parsed, entry: *mut Flow) -> u32 {
     }
     // A client that tries to begin anew doesn't keep the old connection alive.
     if p.flags & flag::SYN == 0 {
-        // SAFETY: the helper only reads a clock.
-        flow.last_seen = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+        flow.last_seen = clock::now();
     }
+    record(flow, p.length, has_ack.then_some(p.ack));
+    leave(ctx, flow, p.length)
+}
+
+/// Notes in a flow's entry that a packet is spliced: `length` and the acknowledgement number as the
+/// sender sent them.
+#[inline(always)]
+pub fn record(flow: &mut Flow, length: u32, ack: Option<u32>) {
     flow.packets += 1;
-    flow.bytes += p.length as u64;
-    if has_ack && p.ack.wrapping_sub(flow.last_ack) < 0x8000_0000 {
-        flow.last_ack = p.ack;
+    flow.bytes += length as u64;
+    if let Some(ack) = ack
+        && ack.wrapping_sub(flow.last_ack) < 0x8000_0000
+    {
+        flow.last_ack = ack;
     }
-    count(Verdict::Spliced, p.length);
+}
+
+/// Counts a packet that was rewritten, and sends it on.
+#[inline(always)]
+pub fn leave(ctx: &XdpContext, flow: &Flow, length: u32) -> u32 {
+    count(Verdict::Spliced, length);
     // SAFETY: the context is ours.
     if flow.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
         return xdp_action::XDP_TX;
@@ -100,10 +118,7 @@ fn headers(ctx: &XdpContext, p: &Parsed, flow: &Flow, change: Sum) -> bool {
         return false;
     };
     // SAFETY: `at` checked the bounds.
-    unsafe {
-        copy_mac(&raw mut (*eth).dst, &flow.dst_mac);
-        copy_mac(&raw mut (*eth).src, &flow.src_mac);
-    }
+    macs(unsafe { &mut *eth }, flow);
     if p.tagged && p.vlan != flow.vlan {
         let Some(tag) = at::<[u8; 2]>(ctx, ETH_LEN) else {
             return false;
@@ -117,19 +132,21 @@ fn headers(ctx: &XdpContext, p: &Parsed, flow: &Flow, change: Sum) -> bool {
     true
 }
 
-/// Copies a MAC in two words: as an array it would be copied by `memcpy`, a loop over bytes.
-///
-/// # Safety
-/// `to` is valid for writes.
+/// Writes both MACs, in words: as arrays they would be copied by `memcpy`, a loop over bytes.
 #[inline(always)]
-unsafe fn copy_mac(to: *mut [u8; 6], from: &[u8; 6]) {
-    let from: *const [u8; 6] = from;
-    // SAFETY: both are 6 bytes long, and the accesses need no alignment.
+pub fn macs(eth: &mut Eth, flow: &Flow) {
+    let (to, from): (*mut Eth, *const Flow) = (eth, flow);
+    const {
+        assert!(offset_of!(Eth, src) == 6);
+        assert!(offset_of!(Flow, src_mac) == offset_of!(Flow, dst_mac) + 6);
+    };
+    // SAFETY: both are 12 bytes long, as asserted, and the accesses need no alignment.
     unsafe {
-        let high = from.cast::<u32>().read_unaligned();
-        let low = from.byte_add(4).cast::<u16>().read_unaligned();
-        to.cast::<u32>().write_unaligned(high);
-        to.byte_add(4).cast::<u16>().write_unaligned(low);
+        let from = from.byte_add(offset_of!(Flow, dst_mac));
+        let high = from.cast::<u64>().read_unaligned();
+        let low = from.byte_add(8).cast::<u32>().read_unaligned();
+        to.cast::<u64>().write_unaligned(high);
+        to.byte_add(8).cast::<u32>().write_unaligned(low);
     }
 }
 
@@ -334,7 +351,7 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
     p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
-/// A packet of a connection in set-up; gives the action, or [`newcomer::ANEW`].
+/// A packet of a connection in set-up.
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if flow.state == State::Connecting as u8 {
@@ -349,12 +366,7 @@ fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     };
     if flow.state == State::Sniff as u8 {
         if p.flags & flag::SYN != 0 {
-            if p.seq == flow.next_seq {
-                return drop(Verdict::DuplicateSyn, p.length);
-            }
-            // The client gave up and begins anew; the agent sees it by the other ISN.
-            let _ = FLOWS.remove(&p.key);
-            return newcomer::ANEW;
+            return drop(Verdict::DuplicateSyn, p.length);
         }
         if p.payload == 0 && p.flags & (flag::FIN | flag::RST) == 0 {
             return drop(Verdict::BareAck, p.length);

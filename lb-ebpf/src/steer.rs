@@ -1,5 +1,7 @@
 //! From the Ethernet header to the handler: parse once, look the flow up, decide.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{EndpointKey, FlowKey, Verdict, by_words, v4_mapped};
@@ -11,7 +13,11 @@ use lb_common::wire::{
 use crate::count::{drop, pass};
 use crate::frame::{Parsed, V4, V6, after, at, length, opaque};
 use crate::maps::{ENDPOINTS, FLOWS};
-use crate::{icmp, newcomer, splice};
+use crate::straight::{self, Way};
+use crate::{connect, icmp, newcomer, splice};
+
+/// No action: the packet was parsed.
+const PARSED: u32 = u32::MAX;
 
 /// Next header value of the IPv6 fragment header (RFC 8200, section 4.5).
 const FRAGMENT: u8 = 44;
@@ -25,17 +31,61 @@ struct Link {
 }
 
 /// The whole program.
+///
+/// The general way comes together in one call of each handler, because the verifier walks a function
+/// anew from every place that calls it.
 #[inline(always)]
 pub fn steer(ctx: &XdpContext) -> u32 {
+    let lookup = match straight::splice(ctx) {
+        Way::Gone(action) => return action,
+        Way::General(lookup) => lookup,
+    };
+    let mut parsed = MaybeUninit::uninit();
+    let action = parse(ctx, &mut parsed);
+    if action != PARSED {
+        return action;
+    }
+    // SAFETY: that is what `PARSED` says.
+    let p = unsafe { parsed.assume_init_ref() };
+    let flow = if lookup.done {
+        lookup.flow
+    } else {
+        FLOWS.get_ptr_mut(&p.key).unwrap_or_default()
+    };
+    // SAFETY: a map value stays valid for the run of the program (RCU); other CPUs may write to the
+    // counters at the same time, which are statistics, and the agent replaces values as a whole.
+    if let Some(flow) = unsafe { flow.as_mut() } {
+        if !splice::begins_anew(p, flow) {
+            return splice::known(ctx, p, flow);
+        }
+        // A backend's entry stays until it has lingered, so that its port isn't used again too early.
+        connect::withdraw(flow);
+        let _ = FLOWS.remove(&p.key);
+    }
+    newcomer::unknown(ctx, p)
+}
+
+/// Parses any frame: [`PARSED`], or what is to be done with it.
+#[inline(never)]
+fn parse(ctx: &XdpContext, parsed: &mut MaybeUninit<Parsed>) -> u32 {
     let Some(link) = link(ctx) else {
         return xdp_action::XDP_PASS;
     };
-    match link.kind {
-        ETHERTYPE_IPV4 => ipv4(ctx, &link),
-        ETHERTYPE_IPV6 => ipv6(ctx, &link),
+    let action = match link.kind {
+        ETHERTYPE_IPV4 => ipv4(ctx, &link, parsed),
+        ETHERTYPE_IPV6 => ipv6(ctx, &link, parsed),
         // ARP, LLDP …
         _ => pass(after(ctx, link.l3)),
+    };
+    if action != PARSED {
+        return action;
     }
+    // SAFETY: that is what `PARSED` says.
+    let p = unsafe { parsed.assume_init_ref() };
+    if p.tcp_len < TCP_LEN as u32 || p.payload > 0xffff || p.l3 + p.length as usize > length(ctx) {
+        return unless_ours(p.key.dst, Verdict::Malformed, p.length);
+    }
+    PARSED
 }
 
 /// Reads the Ethernet header and up to two VLAN tags; the outer one is kept.
@@ -70,7 +120,7 @@ fn link(ctx: &XdpContext) -> Option<Link> {
 }
 
 #[inline(always)]
-fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
+fn ipv4(ctx: &XdpContext, link: &Link, parsed: &mut MaybeUninit<Parsed>) -> u32 {
     let Some(ip) = at::<Ipv4>(ctx, link.l3) else {
         return pass(after(ctx, link.l3));
     };
@@ -104,7 +154,7 @@ fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
     let tcp_len = tcp.header_len() as u32;
     let (src, dst) = mapped(ip.src, ip.dst);
     let (src_port, dst_port) = ports(tcp);
-    let p = Parsed {
+    parsed.write(Parsed {
         key: FlowKey {
             src,
             dst,
@@ -121,12 +171,14 @@ fn ipv4(ctx: &XdpContext, link: &Link) -> u32 {
         tagged: link.tagged,
         vlan: link.vlan,
         v4: true,
-    };
-    dispatch(ctx, &p)
+    });
+    PARSED
 }
 
-#[inline(always)]
-fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
+/// A function of its own: if both families were inlined, LLVM would merge their writes to `parsed`, word
+/// by word over the stack.
+#[inline(never)]
+fn ipv6(ctx: &XdpContext, link: &Link, parsed: &mut MaybeUninit<Parsed>) -> u32 {
     let Some(ip) = at::<Ipv6>(ctx, link.l3) else {
         return pass(after(ctx, link.l3));
     };
@@ -161,7 +213,7 @@ fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
     let (ip, tcp) = unsafe { (&(*head).ip, &(*head).tcp) };
     let tcp_len = tcp.header_len() as u32;
     let (src_port, dst_port) = ports(tcp);
-    let p = Parsed {
+    parsed.write(Parsed {
         key: FlowKey {
             src: by_words(&ip.src),
             dst: by_words(&ip.dst),
@@ -178,14 +230,14 @@ fn ipv6(ctx: &XdpContext, link: &Link) -> u32 {
         tagged: link.tagged,
         vlan: link.vlan,
         v4: false,
-    };
-    dispatch(ctx, &p)
+    });
+    PARSED
 }
 
 /// Both addresses v4-mapped, in words of which LLVM doesn't know that most are zero: it would call
 /// `memset`, a loop over bytes, and reading those again as words (to hash the key) stalls the processor.
 #[inline(always)]
-fn mapped(src: [u8; 4], dst: [u8; 4]) -> ([u8; 16], [u8; 16]) {
+pub fn mapped(src: [u8; 4], dst: [u8; 4]) -> ([u8; 16], [u8; 16]) {
     let z = (opaque(0) as u32).to_ne_bytes();
     let f = [0, 0, 0xff, 0xff];
     let whole = |v4: [u8; 4]| {
@@ -200,7 +252,7 @@ fn mapped(src: [u8; 4], dst: [u8; 4]) -> ([u8; 16], [u8; 16]) {
 /// Both ports, kept apart from the addresses that they follow: LLVM would copy the last bytes of the
 /// address and the ports as one word to the stack ("misaligned stack access" from 6.18).
 #[inline(always)]
-fn ports(tcp: &Tcp) -> ([u8; 2], [u8; 2]) {
+pub fn ports(tcp: &Tcp) -> ([u8; 2], [u8; 2]) {
     let both = opaque(u32::from_ne_bytes([
         tcp.src_port[0],
         tcp.src_port[1],
@@ -209,17 +261,6 @@ fn ports(tcp: &Tcp) -> ([u8; 2], [u8; 2]) {
     ]) as u64);
     let b = (both as u32).to_ne_bytes();
     ([b[0], b[1]], [b[2], b[3]])
-}
-
-#[inline(always)]
-fn dispatch(ctx: &XdpContext, p: &Parsed) -> u32 {
-    if p.tcp_len < TCP_LEN as u32 || p.payload > 0xffff || p.l3 + p.length as usize > length(ctx) {
-        return unless_ours(p.key.dst, Verdict::Malformed, p.length);
-    }
-    match FLOWS.get_ptr_mut(&p.key) {
-        Some(flow) => splice::known(ctx, p, flow),
-        None => newcomer::unknown(ctx, p),
-    }
 }
 
 /// A packet that can't be read: dropped if it is for one of our addresses, otherwise none of our business.

@@ -1,15 +1,18 @@
 //! mqlb's user side: the agent that sets connections up and keeps the data path, and the command line.
 //!
-//! - [`config`]: the configuration file; [`cli`]: the commands; [`admin`]: the HTTP interface
+//! - [`config`]: the configuration file, [`dns`]: the names in it; [`cli`]: the commands; [`admin`]: the HTTP interface
 //! - [`agent`]: the running agent, made of
 //!   [`setup`] (connection set-up, without I/O), [`select`] (the choice of a backend),
-//!   [`dataplane`] (programs and maps) and [`net`] (links, routes, neighbours, raw frames)
+//!   [`health`] (checks of the backends), [`dataplane`] (programs and maps) and [`net`] (links, routes,
+//!   neighbours, raw frames)
 
 pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod dns;
+pub mod health;
 pub mod net;
 pub mod select;
 pub mod setup;

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use mqlb::config::{Check, Config, Datapath, Health, Mode, Policy, PoolId, Source, parse};
+use mqlb::config::{
+    Check, Config, Datapath, Health, Mode, Policy, PoolId, Rate, Source, SourceLimits, parse,
+};
 
 fn environment(name: &str) -> Result<String, VarError> {
     match name {
@@ -16,10 +18,13 @@ fn environment(name: &str) -> Result<String, VarError> {
     }
 }
 
-/// Knows one host, with two addresses of each family.
+/// Knows a host with two addresses of each family, and one with one of each. Answers are in no order.
 fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     match host {
-        "emqx1.example" => Ok(["10.0.0.9", "10.0.0.2", "fd00::9", "fd00::2"]
+        "emqx1.example" => Ok(["10.0.0.9", "fd00::9", "10.0.0.2", "10.0.0.9", "fd00::2"]
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+            .to_vec()),
+        "both.example" => Ok(["fd00::7", "10.0.0.7"]
             .map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
             .to_vec()),
         _ => Err(io::Error::other("no such host")),
@@ -97,7 +102,7 @@ fn the_contract_is_read_as_written() {
         check: Check::Http {
             port: 18083,
             path: "/api/v5/status".into(),
-            availability: None,
+            availability: Some("/api/v5/load_rebalance/availability_check".into()),
         },
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
@@ -141,8 +146,19 @@ fn defaults_stand_in_for_what_is_left_out() {
         (config.limits.client_id, config.limits.sniff_bytes),
         (4096, 16_384)
     );
-    assert_eq!(config.limits.rst_rate, 10_000);
+    assert_eq!(
+        (config.limits.rst_rate, config.limits.refusal_rate),
+        (10_000, 10_000)
+    );
+    assert!(config.limits.blocked_sources.is_empty() && config.limits.blocked_clients.is_empty());
+    assert_eq!(config.listeners[0].max_flows, None);
     let pool = &config.pools[0];
+    assert_eq!((pool.slow_start, pool.reset_rate), (Duration::ZERO, None));
+    assert_eq!(
+        (pool.sources, pool.client_connects),
+        (SourceLimits::NONE, None)
+    );
+    assert_eq!(pool.backends[0].max_flows, None);
     assert_eq!(
         (pool.policy, &pool.health, pool.backends[0].weight),
         (Policy::RoundRobin, &None, 1)
@@ -173,6 +189,9 @@ closed = "5s"
 client_id = 23
 sniff_bytes = 0x400
 rst_rate = 0
+refusal_rate = 5
+blocked_sources = ["203.0.113.0/24", "2001:db8::/32", "198.51.100.7"]
+blocked_clients = ["sensor-1", "ü"]
 "#,
         SMALL.replace(
             "xdp.interfaces",
@@ -209,6 +228,82 @@ rst_rate = 0
         ),
         (23, 1024, 0)
     );
+    assert_eq!(config.limits.refusal_rate, 5);
+    let blocked: Vec<String> = config
+        .limits
+        .blocked_sources
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        blocked,
+        ["203.0.113.0/24", "2001:db8::/32", "198.51.100.7/32"]
+    );
+    assert_eq!(config.limits.blocked_clients, ["sensor-1", "ü"]);
+}
+
+#[test]
+fn everything_of_a_pool_can_be_set() {
+    let config = config(
+        r#"
+xdp.interfaces = ["eth0"]
+[[listener]]
+name = "mqtt"
+bind = "10.77.0.2:1883"
+pool = "emqx"
+max_flows = 5000
+[pool.emqx]
+policy = "consistent"
+max_load = 150
+slow_start = "30s"
+reset_rate = "500/s"
+client_connects = "1/s burst 5"
+sources = { ipv4_prefix = 24, ipv6_prefix = 48, max_flows = 100, connects = "20/s" }
+health = { kind = "http", availability = "off", jitter = 0 }
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+max_flows = "2000"
+"#,
+    );
+    assert_eq!(config.listeners[0].max_flows, Some(5000));
+    let pool = &config.pools[0];
+    assert_eq!(pool.policy, Policy::Consistent { max_load: 150 });
+    assert_eq!(
+        (pool.slow_start, pool.reset_rate),
+        (Duration::from_secs(30), Some(500))
+    );
+    let rate = |per_second, burst| Some(Rate { per_second, burst });
+    assert_eq!(pool.client_connects, rate(1, 5));
+    let sources = SourceLimits {
+        v4_prefix: 24,
+        v6_prefix: 48,
+        max_flows: Some(100),
+        connects: rate(20, 20),
+    };
+    assert_eq!(pool.sources, sources);
+    assert_eq!(pool.backends[0].max_flows, Some(2000));
+    let health = pool.health.as_ref().unwrap();
+    assert_eq!(health.jitter, 0);
+    assert!(matches!(
+        &health.check,
+        Check::Http {
+            availability: None,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn policies_have_their_defaults() {
+    for (word, policy) in [
+        ("round-robin", Policy::RoundRobin),
+        ("least-connections", Policy::LeastConnections),
+        ("consistent", Policy::Consistent { max_load: 125 }),
+    ] {
+        let config = config(&format!("{SMALL}[pool.emqx]\npolicy = \"{word}\"\n"));
+        assert_eq!(config.pools[0].policy, policy);
+    }
 }
 
 #[test]
@@ -224,30 +319,79 @@ fn variables_reach_strings_and_quoted_numbers() {
     assert_eq!(config.pools[0].backends[0].weight, 7);
 }
 
+/// Name and addresses of each backend of the first pool.
+fn backends(config: &Config) -> Vec<(String, Vec<String>)> {
+    let shown = |address: &mqlb::config::BackendAddress| address.to_string();
+    config.pools[0]
+        .backends
+        .iter()
+        .map(|b| (b.name.clone(), b.addresses.iter().map(shown).collect()))
+        .collect()
+}
+
+fn one(name: &str, addresses: &[&str]) -> (String, Vec<String>) {
+    (
+        name.to_owned(),
+        addresses.iter().map(|a| (*a).to_owned()).collect(),
+    )
+}
+
 #[test]
-fn names_resolve_to_the_lowest_address_of_each_family() {
-    let config = config(&SMALL.replace("10.77.1.2:1883", "emqx1.example:1884"));
-    let backend = &config.pools[0].backends[0];
-    assert_eq!(backend.ipv4(), Some("10.0.0.2:1884".parse().unwrap()));
-    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
-    assert!(
-        backend
-            .addresses
-            .iter()
-            .all(|address| address.host.as_deref() == Some("emqx1.example"))
+fn a_name_with_one_address_of_each_family_is_one_backend() {
+    let config = config(&SMALL.replace("10.77.1.2:1883", "both.example:1884"));
+    let addresses = [
+        "10.0.0.7:1884 (both.example)",
+        "[fd00::7]:1884 (both.example)",
+    ];
+    assert_eq!(backends(&config), [one("emqx1", &addresses)]);
+}
+
+#[test]
+fn a_name_with_several_addresses_is_a_backend_for_each() {
+    let text = SMALL.replace(
+        "\"10.77.1.2:1883\"",
+        "\"emqx1.example:1884\"\nweight = 7\nmax_flows = 9",
     );
+    let config = config(&text);
+    let expected = [
+        one("emqx1-10.0.0.2", &["10.0.0.2:1884 (emqx1.example)"]),
+        one("emqx1-10.0.0.9", &["10.0.0.9:1884 (emqx1.example)"]),
+        one("emqx1-fd00--2", &["[fd00::2]:1884 (emqx1.example)"]),
+        one("emqx1-fd00--9", &["[fd00::9]:1884 (emqx1.example)"]),
+    ];
+    assert_eq!(backends(&config), expected);
+    let pool = &config.pools[0];
+    assert!(
+        pool.backends
+            .iter()
+            .all(|b| (b.weight, b.max_flows) == (7, Some(9)))
+    );
+}
+
+#[test]
+fn names_with_several_ports_say_them() {
+    let text = SMALL.replace(
+        "\"10.77.1.2:1883\"",
+        r#"["both.example:1884", "both.example:1885"]"#,
+    );
+    let names: Vec<_> = backends(&config(&text)).into_iter().map(|b| b.0).collect();
+    let expected = [
+        "10.0.0.7-1884",
+        "fd00--7-1884",
+        "10.0.0.7-1885",
+        "fd00--7-1885",
+    ];
+    assert_eq!(names, expected.map(|end| format!("emqx1-{end}")));
 }
 
 #[test]
 fn an_address_wins_over_a_name_of_its_family() {
     let text = SMALL.replace(
         "\"10.77.1.2:1883\"",
-        r#"["emqx1.example:1884", "10.77.1.2:1883"]"#,
+        r#"["both.example:1884", "10.77.1.2:1883"]"#,
     );
-    let config = config(&text);
-    let backend = &config.pools[0].backends[0];
-    assert_eq!(backend.ipv4(), Some("10.77.1.2:1883".parse().unwrap()));
-    assert_eq!(backend.ipv6(), Some("[fd00::2]:1884".parse().unwrap()));
+    let addresses = ["10.77.1.2:1883", "[fd00::7]:1884 (both.example)"];
+    assert_eq!(backends(&config(&text)), [one("emqx1", &addresses)]);
 }
 
 #[test]
@@ -354,6 +498,6 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 20, "{text}");
+    assert_eq!(defaults, 23, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
 }

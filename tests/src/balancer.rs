@@ -1,5 +1,7 @@
 //! The balancer in a lab: mqlb, or HAProxy to compare with.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -28,8 +30,12 @@ pub struct Options {
     pub weights: Vec<u16>,
     /// The pool's TCP health check, on or off.
     pub health: bool,
+    /// More keys of mqlb's pool; with `health` among them, that one counts.
+    pub pool: String,
     /// Tables to add to `mqlb.toml`.
     pub extra: String,
+    /// What mqlb sees in place of `/etc/resolv.conf`.
+    pub resolv_conf: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -40,7 +46,9 @@ impl Default for Options {
             mode: "auto",
             weights: Vec::new(),
             health: true,
+            pool: String::new(),
             extra: String::new(),
+            resolv_conf: None,
         }
     }
 }

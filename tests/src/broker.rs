@@ -1,7 +1,7 @@
 //! One MQTT broker in its namespace.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Broker {
     pub name: String,
     pub address: Pair,
     pub netns: Netns,
+    kind: Kind,
+    directory: PathBuf,
     process: Process,
 }
 
@@ -49,25 +51,41 @@ impl Broker {
         address: Pair,
         directory: &Path,
     ) -> Result<Self> {
-        let command = match kind {
-            Kind::Embedded => embedded(netns, address)?,
-            Kind::Mosquitto => mosquitto(&name, netns, address, directory)?,
-        };
-        let log = directory.join(format!("{name}.log"));
-        let mut process = Process::start(&name, command, &log)?;
-        process.wait_until("an open port", Duration::from_secs(20), |_| {
-            netns
-                .enter(|| address.sockets(MQTT_PORT).iter().all(accepts))
-                .unwrap_or(false)
-        })?;
+        let process = launch(kind, &name, netns, address, directory)?;
         let broker = Self {
             name,
             address,
             netns: netns.clone(),
+            kind,
+            directory: directory.to_owned(),
             process,
         };
         broker.announce()?;
         Ok(broker)
+    }
+
+    /// Starts it again after [`Broker::kill`], and waits until it serves.
+    ///
+    /// # Errors
+    /// As for [`Broker::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.process = launch(
+            self.kind,
+            &self.name,
+            &self.netns,
+            self.address,
+            &self.directory,
+        )?;
+        self.announce()
+    }
+
+    /// Sends it a signal: SIGSTOP freezes it, SIGCONT lets it go on.
+    ///
+    /// # Errors
+    /// It is dead.
+    pub fn signal(&mut self, signal: libc::c_int) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Established connections, counted in the broker's namespace.
@@ -110,6 +128,27 @@ impl Broker {
         })?;
         announced.with_context(|| format!("publish the name of {}", self.name))
     }
+}
+
+fn launch(
+    kind: Kind,
+    name: &str,
+    netns: &Netns,
+    address: Pair,
+    directory: &Path,
+) -> Result<Process> {
+    let command = match kind {
+        Kind::Embedded => embedded(netns, address)?,
+        Kind::Mosquitto => mosquitto(name, netns, address, directory)?,
+    };
+    let log = directory.join(format!("{name}.log"));
+    let mut process = Process::start(name, command, &log)?;
+    process.wait_until("an open port", Duration::from_secs(20), |_| {
+        netns
+            .enter(|| address.sockets(MQTT_PORT).iter().all(accepts))
+            .unwrap_or(false)
+    })?;
+    Ok(process)
 }
 
 fn accepts(address: &SocketAddr) -> bool {

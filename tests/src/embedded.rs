@@ -11,19 +11,22 @@ use rmqtt::retain::{DefaultRetainStorage, RetainStorage};
 use rmqtt::server::MqttServer;
 use rmqtt::types::{Retain, TopicFilter, TopicName};
 
-/// Serves MQTT 3.1, 3.1.1 and 5 at all `addresses` until the process is killed.
+/// Serves MQTT 3.1, 3.1.1 and 5 at all `addresses`, and over WebSocket at `websockets`, until the process is
+/// killed.
 ///
 /// # Errors
 /// An address cannot be bound.
-pub async fn serve(addresses: &[SocketAddr]) -> Result<()> {
+pub async fn serve(addresses: &[SocketAddr], websockets: &[SocketAddr]) -> Result<()> {
     // The library refuses clients of a busy machine; a fleet that connects at once makes it busy.
     let context = ServerContext::new().busy_check_enable(false).build().await;
     *context.extends.retain_mut().await = Box::new(Retained::default());
 
     let mut server = MqttServer::new(context);
-    for (number, address) in (0..).zip(addresses) {
+    let tcp = addresses.iter().map(|address| (address, false));
+    let all = tcp.chain(websockets.iter().map(|address| (address, true)));
+    for (number, (address, websocket)) in (0..).zip(all) {
         let listener = Builder::new()
-            .name(format!("tcp/{address}"))
+            .name(format!("{address}"))
             .laddr(*address)
             .backlog(4096)
             .nodelay(true)
@@ -31,7 +34,10 @@ pub async fn serve(addresses: &[SocketAddr]) -> Result<()> {
             .max_handshaking_limit(10_000)
             .handshake_timeout(Duration::from_secs(60))
             .bind()
-            .and_then(|listener| listener.tcp())
+            .and_then(|listener| match websocket {
+                true => listener.ws(),
+                false => listener.tcp(),
+            })
             .map_err(|error| anyhow::anyhow!("{error}"))
             .with_context(|| format!("listen at {address}"))?;
         server = server.listener_by_id(listener, number);

@@ -18,6 +18,7 @@ use tokio::task;
 
 use crate::broker::NAME_TOPIC;
 use crate::client::{Connection, Handle, Protocol, Seen};
+use crate::comeback::{Comeback, Holder};
 use crate::latency::Latencies;
 use crate::netns::Netns;
 
@@ -35,6 +36,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// From the SYN to the client's own message coming back.
     pub timeout: Duration,
+    /// A client whose connection is lost connects again at once, and again until it succeeds.
+    pub come_back: bool,
 }
 
 impl Options {
@@ -46,6 +49,7 @@ impl Options {
             rate: None,
             keep_alive: Duration::from_secs(120),
             timeout: Duration::from_secs(30),
+            come_back: false,
         }
     }
 }
@@ -102,9 +106,16 @@ pub struct Gauges {
     /// Those of them that came back to the same broker.
     pub returned: AtomicUsize,
     latencies: Mutex<Vec<Duration>>,
+    pub(crate) comebacks: Mutex<Vec<Comeback>>,
 }
 
 impl Gauges {
+    /// The clients that have come back since the last call.
+    pub fn take_comebacks(&self) -> Vec<Comeback> {
+        let mut comebacks = self.comebacks.lock().expect("no panic while it is held");
+        std::mem::take(&mut *comebacks)
+    }
+
     /// The connect latencies measured since the last call.
     pub fn take_latencies(&self) -> Latencies {
         let mut latencies = self.latencies.lock().expect("no panic while it is held");
@@ -196,15 +207,16 @@ struct Commander {
 }
 
 struct Session {
-    handle: Handle,
+    /// Of its present connection.
+    handle: Arc<Mutex<Handle>>,
     task: task::JoinHandle<()>,
 }
 
 /// A client that is connected and knows its broker.
-struct Established {
-    connection: Connection,
-    broker: String,
-    latency: Duration,
+pub(crate) struct Established {
+    pub connection: Connection,
+    pub broker: String,
+    pub latency: Duration,
 }
 
 /// What a connection attempt ends with: the client's number, and the client.
@@ -302,10 +314,17 @@ impl Commander {
                 round.returned += 1;
             }
         }
-        round.placed.insert(number, client.broker);
+        round.placed.insert(number, client.broker.clone());
+        let handle = Arc::new(Mutex::new(client.connection.handle()));
+        let holder = Holder {
+            options: Arc::clone(&self.options),
+            gauges: Arc::clone(gauges),
+            number,
+            handle: Arc::clone(&handle),
+        };
         let session = Session {
-            handle: client.connection.handle(),
-            task: task::spawn(hold(client.connection, Arc::clone(gauges))),
+            handle,
+            task: task::spawn(holder.hold(client)),
         };
         self.sessions.insert(number, session);
     }
@@ -316,7 +335,8 @@ impl Commander {
             .collect();
         for session in &leaving {
             // It fails if the connection has ended, which `hold` has counted.
-            let _ = session.handle.disconnect();
+            let handle = session.handle.lock().expect("no panic while it is held");
+            let _ = handle.disconnect();
         }
         for session in leaving {
             session
@@ -328,7 +348,7 @@ impl Commander {
 }
 
 /// Connects client `number` and has it learn its broker and hear itself.
-async fn establish(options: &Options, number: u32) -> Result<Established> {
+pub(crate) async fn establish(options: &Options, number: u32) -> Result<Established> {
     let protocol = [Protocol::V4, Protocol::V5][number as usize % 2];
     // Not in step with the protocol, so that each address sees both.
     let server = options.servers[(number / 2) as usize % options.servers.len()];
@@ -373,19 +393,4 @@ async fn establish(options: &Options, number: u32) -> Result<Established> {
             });
         }
     }
-}
-
-/// Keeps a connection alive until our DISCONNECT is sent or the connection ends.
-async fn hold(mut connection: Connection, gauges: Arc<Gauges>) {
-    loop {
-        match connection.next().await {
-            Ok(Seen::Disconnected) => break,
-            Ok(_) => {}
-            Err(_) => {
-                gauges.lost.fetch_add(1, Relaxed);
-                break;
-            }
-        }
-    }
-    gauges.connected.fetch_sub(1, Relaxed);
 }

@@ -7,13 +7,20 @@
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
 //! - [`balancer`]: [`mqlb`], or [`haproxy`] to compare with; [`http`] reads mqlb's status.
-//! - [`fleet`]: many MQTT clients ([`client`]) at once and how long they take ([`latency`]); [`raw`] is
-//!   one TCP connection, byte by byte.
+//! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
+//!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
+//!   of the test's own.
+//! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
+//!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
 
 pub mod balancer;
 pub mod broker;
 pub mod client;
+pub mod comeback;
+pub mod dns;
+pub mod docker;
 pub mod embedded;
+pub mod emqx;
 pub mod fleet;
 pub mod haproxy;
 pub mod http;
@@ -25,9 +32,11 @@ mod packet_socket;
 pub mod plan;
 pub mod process;
 pub mod raw;
+pub mod recipe;
 pub mod registry;
 pub mod sockets;
 pub mod stand_in;
 pub mod topology;
+pub mod websocket;
 pub mod wire;
 mod xdp_pass;

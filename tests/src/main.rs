@@ -5,10 +5,12 @@ mod live;
 mod run;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use lb_tests::emqx;
 
 /// Network namespaces with MQTT clients, mqlb and brokers.
 #[derive(Parser)]
@@ -30,13 +32,23 @@ enum Command {
         #[arg(long = "listen", required = true)]
         addresses: Vec<SocketAddr>,
     },
+    /// Stand in for an EMQX node: `foreground` or `ctl status`, with EMQX's environment variables. Also
+    /// what this program does when it is called `emqx`.
+    Emqx {
+        #[arg(required = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    let result = match arguments().command {
         Command::Run(options) => run::run(&options),
         Command::Clients(options) => clients::run(&options),
         Command::Broker { addresses } => broker(&addresses),
+        Command::Emqx { arguments } => {
+            log_warnings();
+            emqx::program::run(&arguments)
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,11 +59,26 @@ fn main() -> ExitCode {
     }
 }
 
+fn arguments() -> Arguments {
+    let mut words: Vec<_> = std::env::args_os().collect();
+    let called = words
+        .first()
+        .and_then(|program| Path::new(program).file_name());
+    if called.is_some_and(|name| name == "emqx") {
+        words.insert(1, "emqx".into());
+    }
+    Arguments::parse_from(words)
+}
+
 fn broker(addresses: &[SocketAddr]) -> Result<()> {
+    log_warnings();
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(lb_tests::embedded::serve(addresses, &[]))
+}
+
+fn log_warnings() {
     tracing_subscriber::fmt()
         .with_env_filter("warn")
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(lb_tests::embedded::serve(addresses))
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::balancer::Options;
 use crate::http;
 use crate::lab::{Lab, sibling_binary};
-use crate::netns::{Netns, run};
+use crate::netns::{Netns, replace_resolv_conf, run};
 use crate::plan::{MQTT_PORT, Pair};
 use crate::process::Process;
 
@@ -25,6 +25,7 @@ pub struct Mqlb {
     binary: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    resolv_conf: Option<PathBuf>,
     process: Process,
 }
 
@@ -46,12 +47,14 @@ impl Mqlb {
             config.display()
         ))?;
         let log = lab.directory().join("mqlb.log");
-        let process = launch(&netns, &binary, &config, &log)?;
+        let resolv_conf = options.resolv_conf.clone();
+        let process = launch(&netns, &binary, &config, &log, resolv_conf.as_deref())?;
         let mut mqlb = Self {
             netns,
             binary,
             config,
             log,
+            resolv_conf,
             process,
         };
         mqlb.wait_ready(1)?;
@@ -70,8 +73,72 @@ impl Mqlb {
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         let ready_before = ready_lines(&self.process);
-        self.process = launch(&self.netns, &self.binary, &self.config, &self.log)?;
+        let resolv_conf = self.resolv_conf.as_deref();
+        self.process = launch(
+            &self.netns,
+            &self.binary,
+            &self.config,
+            &self.log,
+            resolv_conf,
+        )?;
         self.wait_ready(ready_before + 1)
+    }
+
+    /// Writes another configuration; the agent doesn't know yet.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write_configuration(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(&self.config, text)?)
+    }
+
+    /// The configuration as it was written last.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn configuration(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.config)?)
+    }
+
+    /// Sends the agent a signal.
+    ///
+    /// # Errors
+    /// It doesn't run.
+    pub fn signal(&mut self, signal: libc::c_int) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// One field of a backend's status.
+    ///
+    /// # Errors
+    /// No status, or no such backend in it.
+    pub fn backend(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let pools = status["pools"].as_array().into_iter().flatten();
+        pools
+            .flat_map(|pool| pool["backends"].as_array().into_iter().flatten())
+            .find(|backend| backend["name"] == name)
+            .cloned()
+            .with_context(|| format!("no backend {name} in the status: {status}"))
+    }
+
+    /// Waits until a backend is in a state.
+    ///
+    /// # Errors
+    /// It isn't within `limit`.
+    pub fn wait_for_state(&self, name: &str, state: &str, limit: Duration) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            // It may be new.
+            let backend = self.backend(name);
+            if backend.as_ref().is_ok_and(|b| b["state"] == state) {
+                return Ok(());
+            }
+            if start.elapsed() > limit {
+                bail!("{name} is not {state} after {limit:?}: {backend:?}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The agent's process id.
@@ -190,9 +257,18 @@ fn ready_lines(process: &Process) -> usize {
     process.output().lines().filter(ready).count()
 }
 
-fn launch(netns: &Netns, binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+fn launch(
+    netns: &Netns,
+    binary: &Path,
+    config: &Path,
+    log: &Path,
+    resolv_conf: Option<&Path>,
+) -> Result<Process> {
     let mut command = netns.command(binary)?;
     command.arg("run").arg("--config").arg(config);
+    if let Some(file) = resolv_conf {
+        replace_resolv_conf(&mut command, file)?;
+    }
     Process::start("mqlb", command, log)
 }
 
@@ -210,10 +286,11 @@ fn configuration(lab: &Lab, options: &Options) -> String {
          [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
          source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n\n\
-         [pool.emqx]\npolicy = \"round-robin\"\n",
-        directory.display()
+         [pool.emqx]\n{}\n",
+        directory.display(),
+        options.pool
     );
-    if options.health {
+    if options.health && !options.pool.contains("health") {
         text += "health = { kind = \"tcp\", interval = \"1s\", timeout = \"500ms\", rise = 1, fall = 2 }\n";
     }
     for n in 0..lab.topology.brokers.len() {

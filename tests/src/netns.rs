@@ -3,9 +3,11 @@
 //! Only the network namespace is entered, never the mount namespace: what runs inside still sees the
 //! host's `/sys/fs/bpf` (`ip netns exec` would hide it).
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -140,6 +142,33 @@ impl Netns {
     fn cannot_enter(&self, error: io::Error) -> anyhow::Error {
         anyhow::Error::new(error).context(format!("enter namespace {}", self.name))
     }
+}
+
+/// Lets `command` see `file` in place of `/etc/resolv.conf`, in a mount namespace of its own.
+///
+/// # Errors
+/// A path with a NUL byte.
+pub fn replace_resolv_conf(command: &mut Command, file: &Path) -> Result<()> {
+    let source = CString::new(file.as_os_str().as_bytes())?;
+    let bind = move || {
+        let none = std::ptr::null();
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: unshare takes flags only. The pointers given to mount are null or to C strings that
+        // outlive the calls.
+        let failed = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) != 0
+                // What is mounted here must not show up outside.
+                || libc::mount(none, c"/".as_ptr(), none, private, none.cast()) != 0
+                || libc::mount(source.as_ptr(), c"/etc/resolv.conf".as_ptr(), none, libc::MS_BIND, none.cast()) != 0
+        };
+        match failed {
+            true => Err(io::Error::last_os_error()),
+            false => Ok(()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes system calls on memory that was allocated before.
+    unsafe { command.pre_exec(bind) };
+    Ok(())
 }
 
 /// Moves the calling thread into the namespace behind `file`.

@@ -4,6 +4,7 @@
 //! typed the command; only what touches the system or the kernel goes through sudo ([`root`]).
 //! Progress goes to stderr, so that stdout holds only what was asked for.
 
+mod compose;
 mod lint;
 mod root;
 mod run;
@@ -46,6 +47,9 @@ enum Command {
     Lint,
     /// Load the XDP programs and say what the verifier makes of them, here or in other kernels
     Verify(verify::Args),
+    /// Make and check the .env of docker-compose.yml
+    #[command(subcommand)]
+    Compose(compose::Command),
 }
 
 fn main() -> ExitCode {
@@ -61,7 +65,7 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => {
-            setup::ensure(&[Need::Build, Need::Kernel])?;
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
             eprintln!("xtask: everything is in place");
             Ok(())
         }
@@ -76,7 +80,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             run::lab(&args)
         }
         Command::Test(args) => {
-            setup::ensure(&[Need::Build, Need::Kernel])?;
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
             test::run(&args)
         }
         Command::Fmt => workspace::cargo(["fmt", "--all"]),
@@ -90,6 +94,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             setup::ensure(&[Need::Build, if elsewhere { Need::Vm } else { Need::Kernel }])?;
             verify::run(&args)
         }
+        Command::Compose(command) => compose::run(&command),
     }
 }
 

@@ -42,8 +42,8 @@ pub struct Backend {
     pub port: [u8; 2],
     /// 0: free slot, 1: up. (Other states: down, draining, disabled, in this order.)
     pub state: u8,
-    /// Named padding.
-    pub _pad: u8,
+    /// Not 0: the agent counts its connections, and the program opens none by itself.
+    pub by_agent: u8,
     /// Next hop towards it.
     pub hop: Hop,
     /// Moves with every change of `hop`; never 0 in a used slot.

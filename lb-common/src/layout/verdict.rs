@@ -130,30 +130,34 @@ verdicts! {
     InjectFailed = 44 => "inject_failed",
     /// ICMP "packet too big" about a spliced packet, passed on to its sender.
     PathMtu = 45 => "path_mtu",
+    /// Connection to a backend that went down: RST to both sides.
+    ResetDown = 46 => "reset_down",
+    /// Connection to a backend that is drained or disabled: RST to both sides.
+    ResetDrained = 47 => "reset_drained",
     /// CONNECT of a known client, turned into the SYN to its backend by the kernel.
-    KernelSyn = 46 => "kernel_syn",
+    KernelSyn = 48 => "kernel_syn",
     /// The same CONNECT again, because the backend hasn't answered yet: SYN again.
-    KernelSynAgain = 47 => "kernel_syn_again",
+    KernelSynAgain = 49 => "kernel_syn_again",
     /// First data, handed to the agent because: no client identifier, or one that is bound to no backend.
-    PuntedUnbound = 48 => "punted_unbound",
+    PuntedUnbound = 50 => "punted_unbound",
     /// …the backend that the client is bound to takes none now, or can't be reached by this client.
-    PuntedBackend = 49 => "punted_backend",
+    PuntedBackend = 51 => "punted_backend",
     /// …the CONNECT doesn't end in this segment.
-    PuntedSplit = 50 => "punted_split",
+    PuntedSplit = 52 => "punted_split",
     /// …the CONNECT has something that the kernel doesn't read, or its segment has.
-    PuntedUnusual = 51 => "punted_unusual",
+    PuntedUnusual = 53 => "punted_unusual",
     /// …the segment, or the client identifier in it, is longer than the kernel keeps.
-    PuntedOversized = 52 => "punted_oversized",
+    PuntedOversized = 54 => "punted_oversized",
     /// …no source port was found in a few tries.
-    PuntedNoPort = 53 => "punted_no_port",
+    PuntedNoPort = 55 => "punted_no_port",
     /// A connection that the kernel began, and that the agent takes over: the backend refused, stayed
     /// silent, is out of service since, or answered with options that the agent must look at.
-    PuntedTakeover = 54 => "punted_takeover",
+    PuntedTakeover = 56 => "punted_takeover",
     /// A backend's SYN-ACK whose frame had no room for the CONNECT: the agent sends it.
-    PuntedDelivery = 55 => "punted_delivery",
+    PuntedDelivery = 57 => "punted_delivery",
     /// SYN-ACK answered by the kernel without the CONNECT: that comes from the agent, or from the client
     /// once more.
-    KernelAck = 56 => "kernel_ack",
+    KernelAck = 58 => "kernel_ack",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -2,10 +2,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::{bpf_loop, bpf_xdp_load_bytes};
 use aya_ebpf::programs::XdpContext;
 use lb_common::cookie::ClientOptions;
-use lb_common::layout::{Connecting, Flow, FlowKey, PuntKind, State, Verdict, ticks};
+use lb_common::layout::{Connecting, Flow, FlowKey, PuntKind, State, Verdict};
 use lb_common::opening::{Ack, Numbers, ack, may_splice};
 use lb_common::options::{BUFFER, MAX, Timestamps};
 use lb_common::window::rescale;
@@ -14,6 +14,7 @@ use lb_common::wire::{TCP_LEN, Tcp, flag};
 use super::desk::{Desk, desk};
 use super::maps::LISTENERS;
 use super::{out, pending};
+use crate::clock;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, at, bounded};
 use crate::maps::{BINDINGS, FLOWS};
@@ -157,8 +158,7 @@ fn recipes(p: &Parsed, desk: &mut Desk) {
         timestamps,
         (options.window_scale, seen.promised, offered.window_scale),
     );
-    // SAFETY: the helper only reads a clock.
-    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = clock::now();
     numbers.from_client(&mut desk.client);
     numbers.from_backend(&mut desk.backend);
     desk.client.state = State::Open as u8;

@@ -1,14 +1,14 @@
 //! Is this the CONNECT of a client that is bound to a backend, and may the backend have it?
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
-use lb_common::layout::{Flow, FlowKey, Hop, State, Verdict, flags, source, ticks};
+use lb_common::layout::{Binding, Flow, FlowKey, Hop, State, Verdict, flags, source, ticks};
 use lb_common::mqtt::Seen;
 use lb_common::wire::Eth;
 
 use super::desk::{Desk, desk};
 use super::maps::LISTENERS;
 use super::read;
+use crate::clock;
 use crate::frame::{Parsed, at};
 use crate::maps::{BACKENDS, BINDINGS, SETTINGS};
 
@@ -36,9 +36,9 @@ pub fn known(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     sound() && choose(ctx, p, listener)
 }
 
-/// Reads the CONNECT on the desk.
+/// Reads the CONNECT on the desk; `false` with the reason why the agent must do it.
 #[inline(never)]
-fn sound() -> bool {
+pub fn sound() -> bool {
     let (Some(desk), Some(settings)) = (desk(), SETTINGS.get(0)) else {
         return false;
     };
@@ -52,6 +52,14 @@ fn sound() -> bool {
     false
 }
 
+/// The binding of the client on the desk.
+#[inline(always)]
+pub fn binding() -> Option<&'static Binding> {
+    let desk = desk()?;
+    // SAFETY: two fields that nobody relies on to be of one moment; valid for the run of the program.
+    unsafe { BINDINGS.get(&desk.glance.client) }
+}
+
 /// Finds the backend of the client on the desk.
 #[inline(never)]
 fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
@@ -61,11 +69,9 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
         return false;
     };
     let client = desk.glance.client;
-    // SAFETY: the helper only reads a clock.
-    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = clock::now();
     desk.reason = Verdict::PuntedUnbound;
-    // SAFETY: two fields that nobody relies on to be of one moment.
-    let Some(binding) = (unsafe { BINDINGS.get(&client) }) else {
+    let Some(binding) = binding() else {
         return false;
     };
     if ticks::since(now, binding.last_seen) > settings.linger {
@@ -77,7 +83,11 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     let Some(backend) = BACKENDS.get(slot as u32) else {
         return false;
     };
-    if backend.state != UP || backend.generation == 0 || backend.pool != of_listener.pool {
+    if backend.state != UP
+        || backend.by_agent != 0
+        || backend.generation == 0
+        || backend.pool != of_listener.pool
+    {
         return false;
     }
     let Some(eth) = at::<Eth>(ctx, 0) else {
@@ -132,7 +142,11 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     let snat = of_listener.source == source::SNAT;
     desk.snat_first = backend.snat_first;
     desk.snat_count = if snat { backend.snat_count } else { 0 };
-    snat == (backend.snat_count != 0) || !snat && of_listener.source == source::CLIENT
+    if snat {
+        backend.snat_count != 0
+    } else {
+        of_listener.source == source::CLIENT
+    }
 }
 
 /// The largest segment that we tell a backend of.

@@ -1,7 +1,6 @@
 //! The client's packets while its backend is being connected to. Its retransmission of the CONNECT is our
 //! timer.
 
-use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{Connecting, Flow, PuntKind, Verdict, ticks};
 use lb_common::wire::flag;
@@ -9,28 +8,25 @@ use lb_common::wire::flag;
 use super::bound::UP;
 use super::desk::desk;
 use super::{out, pending, read, syn};
+use crate::clock;
 use crate::count::drop;
 use crate::frame::Parsed;
 use crate::maps::{BACKENDS, FLOWS, SETTINGS};
-use crate::newcomer;
 use crate::punt::{self, Reason};
 
 /// A packet of the client's entry.
 #[inline(never)]
 pub fn packet(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if p.flags & flag::SYN != 0 {
-        if p.seq == flow.next_seq {
-            return drop(Verdict::DuplicateSyn, p.length);
-        }
-        // The client gave up and begins anew. A backend that answers gets a RST: there is no entry.
-        forget(p, flow);
-        return newcomer::ANEW;
+        // One with another number begins anew, see `splice::begins_anew`.
+        return drop(Verdict::DuplicateSyn, p.length);
     }
     let offset = p.seq.wrapping_sub(flow.next_seq).wrapping_sub(1);
     if p.flags & flag::RST != 0 {
         // Only where we take in: a blind RST must guess (RFC 5961, section 3.2).
         if offset <= 0xffff {
-            forget(p, flow);
+            super::withdraw(flow);
+            let _ = FLOWS.remove(&p.key);
         }
         return drop(Verdict::ClosedEarly, p.length);
     }
@@ -51,12 +47,6 @@ pub fn packet(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
 /// No action: the SYN is due again.
 const AGAIN: u32 = 0;
 
-#[inline(always)]
-fn forget(p: &Parsed, flow: &Flow) {
-    let _ = FLOWS.remove(&flow.pair());
-    let _ = FLOWS.remove(&p.key);
-}
-
 /// The CONNECT once more: kept again, or handed over to the agent.
 #[inline(never)]
 fn again(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
@@ -70,9 +60,7 @@ fn again(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     let Some(settings) = SETTINGS.get(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
-    // SAFETY: the helper only reads a clock.
-    let now = ticks::from_ns(unsafe { bpf_ktime_get_coarse_ns() });
-    let late = ticks::since(now, flow.last_seen) > settings.connect_timeout;
+    let late = ticks::since(clock::now(), flow.last_seen) > settings.connect_timeout;
     let usable = BACKENDS
         .get(flow.backend as u32)
         .is_some_and(|backend| backend.state == UP);

@@ -29,10 +29,11 @@ mod read;
 mod syn;
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::layout::{Endpoint, Flow, Verdict, flags};
+use lb_common::layout::{Endpoint, Flow, State, Verdict, flags};
 
 use crate::count::drop;
-use crate::frame::Parsed;
+use crate::frame::{Parsed, length};
+use crate::maps::FLOWS;
 
 /// The first data of a client, cookie checked. The action, or why the agent must do it.
 #[inline(always)]
@@ -57,7 +58,23 @@ fn first_data(ctx: &XdpContext, p: &Parsed, listener: u32) -> u32 {
     }
 }
 
-/// A packet of a connection that is being set up here; gives the action, or `newcomer::ANEW`.
+/// Reads the CONNECT that begins at `start` and looks its client up: what measurements look at alone.
+#[inline(always)]
+pub fn glance(ctx: &XdpContext, start: u32) -> bool {
+    let len = length(ctx) as u32 - start;
+    read::copy(ctx, start, len) && bound::sound() && bound::binding().is_some()
+}
+
+/// The client of this entry gave up. If it was being connected here: a backend that answers gets a RST,
+/// because there is no entry.
+#[inline(always)]
+pub fn withdraw(flow: &Flow) {
+    if flow.state == State::Connecting as u8 {
+        let _ = FLOWS.remove(&flow.pair());
+    }
+}
+
+/// A packet of a connection that is being set up here.
 #[inline(always)]
 pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &mut Flow) -> u32 {
     if entry.flags & flags::FROM_CLIENT != 0 {

@@ -28,10 +28,6 @@ pub fn take(ctx: &XdpContext, p: &Parsed) -> bool {
     if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || p.l3 > 18 {
         return false;
     }
-    let Some(len) = bounded(p.payload, PENDING_DATA as u32) else {
-        desk.reason = Verdict::PuntedOversized;
-        return false;
-    };
     let Some(tcp) = at::<Tcp>(ctx, p.l4()) else {
         return false;
     };
@@ -60,13 +56,11 @@ pub fn take(ctx: &XdpContext, p: &Parsed) -> bool {
         desk.seen.echo = u32::from_be_bytes([b[8], b[9], b[10], b[11]]);
     }
     let start = (p.l4() + p.tcp_len as usize) as u32;
-    let bytes = desk.glance.bytes.as_mut_ptr();
-    // SAFETY: `bytes` has more than PENDING_DATA bytes, and `len` is at most that.
-    if unsafe { bpf_xdp_load_bytes(ctx.ctx, start, bytes.cast::<c_void>(), len) } != 0 {
+    if !copy(ctx, start, p.payload) {
+        desk.reason = Verdict::PuntedOversized;
         return false;
     }
-    desk.glance.len = len;
-    let payload = payload_sum(desk, len);
+    let payload = payload_sum(desk);
     desk.sum = payload;
     sum.0 += payload as u64;
     if sum.fold() != 0xffff {
@@ -76,9 +70,22 @@ pub fn take(ctx: &XdpContext, p: &Parsed) -> bool {
     true
 }
 
+/// Copies `len` bytes of the frame from `start` on to the desk; `false` if there are none or too many.
+#[inline(always)]
+pub fn copy(ctx: &XdpContext, start: u32, len: u32) -> bool {
+    let (Some(desk), Some(len)) = (desk(), bounded(len, PENDING_DATA as u32)) else {
+        return false;
+    };
+    let bytes = desk.glance.bytes.as_mut_ptr();
+    desk.glance.len = len;
+    // SAFETY: `bytes` has more than PENDING_DATA bytes, and `len` is at most that.
+    unsafe { bpf_xdp_load_bytes(ctx.ctx, start, bytes.cast::<c_void>(), len) == 0 }
+}
+
 /// Sum of the payload on the desk.
 #[inline(always)]
-fn payload_sum(desk: &mut Desk, len: u32) -> u16 {
+fn payload_sum(desk: &mut Desk) -> u16 {
+    let len = desk.glance.len;
     // The helper takes multiples of 4.
     let end = len as usize & 2047;
     let bytes = &mut desk.glance.bytes;

@@ -1,9 +1,10 @@
-//! The admin HTTP interface: health, status, metrics and a page for people. It only shows; nothing
-//! can be changed through it.
+//! The admin HTTP interface: health, status, metrics and a page for people. It only shows; what changes
+//! a running agent comes through [`control`].
 //!
 //! The agent implements [`Source`]; [`Server`] turns what it says into answers. [`model`] is what the
 //! command line reads back.
 
+pub mod control;
 mod metrics;
 pub mod model;
 mod query;

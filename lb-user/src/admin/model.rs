@@ -76,6 +76,13 @@ pub struct BackendStatus {
     /// Address and port, at most one of each family.
     pub address: Vec<String>,
     pub state: BackendState,
+    /// What the last health checks that changed something said.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// No longer in the configuration; shown until its last connection is over.
+    #[serde(default)]
+    pub removed: bool,
+    /// As ordered, else as configured.
     pub weight: u32,
     /// Live flows.
     pub flows: u64,

@@ -61,6 +61,8 @@ impl Source for Fake {
 fn status() -> Status {
     let counter = |packets, bytes| Counter { packets, bytes };
     let backend = |name: &str, state| BackendStatus {
+        reason: None,
+        removed: false,
         name: name.into(),
         address: vec!["10.77.1.2:1883".into(), "[fd77::2]:1883".into()],
         state,

@@ -1,5 +1,7 @@
-//! The loop: punted packets, timers, news of backends, sweeps.
+//! The loop: punted packets, timers, news of backends, sweeps, commands.
 
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,18 +10,21 @@ use aya::maps::{MapData, RingBuf};
 use lb_common::layout::{Punt, Settings as Secrets, Verdict};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::evict::Evictor;
 use super::kernel::{Kernel, Tallies};
 use super::kernel_setup::{self, SnatTable};
 use super::nodes::{self, Node};
+use super::orders::Orders;
 use super::paths::News;
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Sweeper};
 use super::vips::{self, Vip};
-use crate::config::Config;
+use crate::admin::control::{Command, Refusal, Reply};
+use crate::config::{Config, Timeouts};
 use crate::dataplane::{Loaded, Maps, clock};
-use crate::select::NodeState;
+use crate::health::{Checks, Event};
 use crate::setup::{Datapath as _, Settings, Setups, Stats};
 
 /// A cookie lives for one to two of these.
@@ -35,8 +40,9 @@ const SETUPS: usize = 65_536;
 const SETUP_BYTES: usize = 256 << 20;
 
 /// What the admin interface may look at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
+    pub config: Arc<Config>,
     pub nodes: Vec<Node>,
     pub tally: Vec<Tally>,
     pub setups: Stats,
@@ -44,63 +50,115 @@ pub struct Shared {
     pub secrets: Secrets,
 }
 
-/// The agent's state.
+/// Something that the loop is asked to do, and where the answer goes.
+pub enum Message {
+    Command(Command, Answer),
+    /// Another configuration takes effect.
+    Configure(Box<Config>, Answer),
+}
+
+/// Where the answer to a [`Message`] goes.
+pub type Answer = oneshot::Sender<Result<Reply, Refusal>>;
+
+/// The agent's state. [`super::backends`] and [`super::reload`] have the rest of its methods.
 pub struct Core {
-    config: Arc<Config>,
-    kernel: Kernel,
-    setups: Setups,
-    steerer: Steerer,
-    vips: Vec<Vip>,
-    secrets: Secrets,
-    snat: SnatTable,
+    pub(super) config: Arc<Config>,
+    pub(super) kernel: Kernel,
+    pub(super) setups: Setups,
+    pub(super) steerer: Steerer,
+    pub(super) vips: Vec<Vip>,
+    pub(super) secrets: Secrets,
+    pub(super) snat: SnatTable,
+    pub(super) orders: Orders,
+    pub(super) evictor: Evictor,
+    pub(super) checks: Checks,
+    events: mpsc::UnboundedReceiver<Event>,
+    /// The first judgement of all backends was made.
+    pub(super) ready: bool,
+    /// Addresses whose next hops are followed.
+    pub(super) addresses: watch::Sender<Vec<SocketAddr>>,
+    /// For the sweeper.
+    pub(super) timeouts: watch::Sender<Timeouts>,
     shared: Arc<Mutex<Shared>>,
+    /// Of each that others count, how much was counted already.
     expired: u64,
+    ended: [u64; 2],
+    stopping: bool,
+}
+
+/// What [`Core::new`] needs beside the configuration.
+pub struct Parts {
+    pub kernel: Kernel,
+    pub orders: Orders,
+    pub addresses: watch::Sender<Vec<SocketAddr>>,
+    pub timeouts: watch::Sender<Timeouts>,
 }
 
 fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What set-up is told of the configuration.
+pub(super) fn settings(config: &Config, secrets: &Secrets) -> Settings {
+    Settings {
+        client_key: secrets.client_key,
+        timestamp_offset: secrets.timestamp_offset,
+        ports: (*config.snat.ports.start(), *config.snat.ports.end()),
+        mqtt: lb_common::mqtt::Limits {
+            client_id: config.limits.client_id,
+            ..lb_common::mqtt::Limits::DEFAULT
+        },
+        sniff_timeout: nanos(config.timeouts.sniff),
+        connect_timeout: nanos(config.timeouts.connect),
+        idle: kernel_setup::idle_limits(config),
+        sniff_bytes: config.limits.sniff_bytes,
+        total_bytes: SETUP_BYTES,
+        connections: SETUPS,
+    }
+}
+
 impl Core {
     /// Numbers the backends and writes the secrets; nothing is served yet.
-    pub fn new(config: Arc<Config>, mut kernel: Kernel, loaded: &Loaded) -> anyhow::Result<Self> {
+    pub fn new(config: Arc<Config>, parts: Parts, loaded: &Loaded) -> anyhow::Result<Self> {
+        let Parts {
+            mut kernel,
+            orders,
+            addresses,
+            timeouts,
+        } = parts;
         let secrets = vips::secrets(&mut kernel.maps, &config, loaded.adopted)?;
-        let vips = vips::vips(&config)?;
-        let nodes = nodes::number(&config, &kernel.maps)?;
-        let pools = vips
-            .iter()
-            .map(|v| config.listeners[v.listener].pool.0)
-            .collect();
-        let bindings = Maps::open(&loaded.dir)?.bindings;
-        let settings = Settings {
-            client_key: secrets.client_key,
-            timestamp_offset: secrets.timestamp_offset,
-            ports: (*config.snat.ports.start(), *config.snat.ports.end()),
-            mqtt: lb_common::mqtt::Limits {
-                client_id: config.limits.client_id,
-                ..lb_common::mqtt::Limits::DEFAULT
-            },
-            sniff_timeout: nanos(config.timeouts.sniff),
-            connect_timeout: nanos(config.timeouts.connect),
-            idle: kernel_setup::idle_limits(&config),
-            sniff_bytes: config.limits.sniff_bytes,
-            total_bytes: SETUP_BYTES,
-            connections: SETUPS,
-        };
-        let seed = getrandom::u64()
-            .map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))?;
-        let steerer = Steerer::new(&config, nodes, pools, bindings);
-        Ok(Self {
-            setups: Setups::new(settings, seed),
+        let vips = vips::vips(&config, &vips::known(&kernel.maps)?)?;
+        let nodes = nodes::number(&config, &kernel.backends()?, &[])?;
+        let (checks, events) = Checks::start(vips::random()?, []);
+        let mut core = Self {
+            setups: Setups::new(settings(&config, &secrets), vips::random()?),
+            steerer: Steerer::new(Maps::open(&loaded.dir)?.bindings),
+            shared: Arc::new(Mutex::new(Shared {
+                config: config.clone(),
+                nodes: Vec::new(),
+                tally: Vec::new(),
+                setups: Stats::default(),
+                found: Found::default(),
+                secrets,
+            })),
+            evictor: Evictor::start(&loaded.dir)?,
+            checks,
+            events,
+            ready: false,
             snat: SnatTable::read(&kernel.maps)?,
             config,
             kernel,
-            steerer,
             vips,
             secrets,
-            shared: Arc::default(),
+            orders,
+            addresses,
+            timeouts,
             expired: 0,
-        })
+            ended: [0; 2],
+            stopping: false,
+        };
+        core.man(nodes);
+        Ok(core)
     }
 
     /// What others may look at.
@@ -113,55 +171,12 @@ impl Core {
         self.kernel.tallies()
     }
 
-    /// Takes news of a backend's address into the backends map; [`Self::publish`] tells the rest.
-    pub fn learn(&mut self, news: &News) -> anyhow::Result<()> {
-        for i in 0..self.steerer.nodes.len() {
-            let node = &mut self.steerer.nodes[i];
-            for path in node.paths.iter_mut().filter(|p| p.address == news.address) {
-                match &news.hop {
-                    Ok(hop) => {
-                        if path.set_hop(hop, &self.config.snat.addresses) {
-                            path.snat_range = self.snat.range(&mut self.kernel.maps, &path.snat)?;
-                            let entry = path.entry(NodeState::Up as u8);
-                            self.kernel
-                                .maps
-                                .backends
-                                .set(u32::from(path.slot), entry, 0)?;
-                            tracing::info!(
-                                "backend {} {} is reached by interface {}",
-                                node.name,
-                                path.address,
-                                hop.ifindex
-                            );
-                        }
-                    }
-                    // Live flows keep the hop that they have; new ones don't go there.
-                    Err(error) => {
-                        kernel_setup::take_out(&mut self.kernel.maps, path.slot)?;
-                        if path.hop.take().is_some() || path.generation == 0 {
-                            tracing::warn!(
-                                "backend {} {} can't be reached: {error}",
-                                node.name,
-                                path.address
-                            );
-                        }
-                    }
-                }
-                if news.tcp.is_some() {
-                    path.tcp = news.tcp;
-                }
-            }
-            self.steerer.refresh(i);
-        }
-        Ok(())
-    }
-
     /// Tells the data path and set-up what the VIPs promise now.
     pub fn publish(&mut self) -> anyhow::Result<()> {
-        for (i, vip) in self.vips.iter_mut().enumerate() {
-            if vip.fit(i, &self.config, &self.steerer.nodes) {
+        for vip in &mut self.vips {
+            if vip.fit(&self.config, &self.steerer.nodes) {
                 self.setups
-                    .set_listener(vip.endpoint.listener, Some(vip.settings(&self.config)));
+                    .set_listener(vip.index, Some(vip.settings(&self.config)));
             }
         }
         vips::write(&mut self.kernel.maps, &self.vips, &self.steerer.nodes)?;
@@ -172,6 +187,7 @@ impl Core {
 
     fn share(&self) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.config.clone_from(&self.config);
         shared.nodes.clone_from(&self.steerer.nodes);
         shared.tally.clone_from(&self.steerer.tally);
         shared.setups = self.setups.stats();
@@ -183,11 +199,20 @@ impl Core {
         self.kernel.flush();
     }
 
-    /// Runs until something fails that can't be gone on without.
+    /// Waits until every backend was checked once.
+    pub async fn first_checks(&mut self) {
+        self.checks.first_round().await;
+        while let Ok(event) = self.events.try_recv() {
+            self.checked(&event);
+        }
+    }
+
+    /// Runs until it is told to stop, or something fails that can't be gone on without.
     pub async fn run(
         &mut self,
         punts: RingBuf<MapData>,
         mut news: mpsc::Receiver<News>,
+        mut messages: mpsc::Receiver<Message>,
         sweeper: Sweeper,
     ) -> anyhow::Result<()> {
         let mut punts = reactor(punts)?;
@@ -199,10 +224,11 @@ impl Core {
         let _sweeping = std::thread::Builder::new()
             .name("sweep".to_owned())
             .spawn(move || sweep_on(sweeper, &swept_in))?;
-        loop {
+        while !self.stopping {
             // Here and not where the timer ends below: while packets keep coming, that one never does.
             self.setups
                 .on_time(clock::now_ns(), &mut self.kernel, &mut self.steerer);
+            self.suspect();
             let wait = self
                 .setups
                 .next_deadline()
@@ -218,18 +244,41 @@ impl Core {
                 _ = tick.tick() => {
                     // A wake-up that was missed costs no more than a tick.
                     self.drain(punts.get_mut());
+                    self.count_ended();
                     self.kernel.flush();
                     self.shrink_promises()?;
+                    self.steerer.warm();
                     self.share();
                 }
                 _ = rotation.tick() => vips::rotate(&mut self.kernel.maps, &mut self.secrets)?,
                 Some(n) = news.recv() => {
-                    self.learn(&n)?;
+                    self.learn(&n);
                     self.publish()?;
                 }
-                Some(found) = swept.recv() => self.swept(found),
+                Some(event) = self.events.recv() => {
+                    self.checked(&event);
+                    self.publish()?;
+                }
+                Some(found) = swept.recv() => self.swept(found)?,
+                Some(message) = messages.recv() => self.obey(message),
             }
         }
+        Ok(())
+    }
+
+    fn obey(&mut self, message: Message) {
+        let (result, answer) = match message {
+            Message::Command(Command::Stop, answer) => {
+                self.stopping = true;
+                let done = vec!["the agent stops; the data path and its sessions go on".to_owned()];
+                (Ok(Reply { done }), answer)
+            }
+            Message::Command(command, answer) => (self.order(&command), answer),
+            Message::Configure(config, answer) => (self.apply(*config), answer),
+        };
+        self.share();
+        // Who asked may have gone.
+        let _ = answer.send(result);
     }
 
     /// Handles a burst of punted packets; `true` when the ring is empty.
@@ -257,7 +306,7 @@ impl Core {
             return Ok(());
         }
         for (index, offered) in std::mem::take(&mut self.steerer.learnt) {
-            let Some(vip) = self.vips.get(usize::from(index)) else {
+            let Some(vip) = self.vips.iter().find(|v| v.index == index) else {
                 continue;
             };
             let (pool, v4) = (
@@ -269,7 +318,7 @@ impl Core {
                 .steerer
                 .nodes
                 .iter_mut()
-                .filter(|n| n.pool == pool)
+                .filter(|n| n.pool == Some(pool))
                 .flat_map(|n| &mut n.paths)
             {
                 if path.address.is_ipv4() == v4
@@ -284,15 +333,33 @@ impl Core {
         self.publish()
     }
 
-    fn swept(&mut self, found: Found) {
+    fn swept(&mut self, found: Found) -> anyhow::Result<()> {
         for _ in self.expired..found.expired {
             self.kernel.count(Verdict::IdleExpired, 0);
         }
         self.expired = found.expired;
+        self.steerer.counted(&found.by_slot);
+        self.let_go(&found)?;
         self.shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .found = found;
+        Ok(())
+    }
+
+    /// Counts the connections that the evictor has ended.
+    fn count_ended(&mut self) {
+        let ended = &self.evictor.ended;
+        let now = [ended.down.load(Relaxed), ended.drained.load(Relaxed)];
+        for (i, verdict) in [Verdict::ResetDown, Verdict::ResetDrained]
+            .into_iter()
+            .enumerate()
+        {
+            for _ in self.ended[i]..now[i] {
+                self.kernel.count(verdict, 0);
+            }
+        }
+        self.ended = now;
     }
 }
 

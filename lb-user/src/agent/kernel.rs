@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aya::maps::MapError;
-use lb_common::layout::{Counter, Flow, FlowKey, Hop, PENDING_SLOTS, Pending, Verdict};
+use lb_common::layout::{Backend, Counter, Flow, FlowKey, Hop, PENDING_SLOTS, Pending, Verdict};
 
+use super::nodes::SLOTS;
 use crate::dataplane::Maps;
 use crate::net::PacketSocket;
 use crate::setup::{Datapath, InsertError};
@@ -52,6 +53,16 @@ impl Kernel {
             tallies: Arc::new(Tallies(tallies)),
             dirty: false,
         })
+    }
+
+    /// The backends map.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn backends(&self) -> Result<Vec<Backend>, MapError> {
+        (0..u32::from(SLOTS))
+            .map(|slot| self.maps.backends.get(&slot, 0))
+            .collect()
     }
 
     /// What was counted so far.

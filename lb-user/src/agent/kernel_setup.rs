@@ -7,7 +7,6 @@ use lb_common::layout::{IdleLimits, Listener, SNAT_ADDRESSES, Settings, source, 
 use super::vips::Vip;
 use crate::config::{self, Config};
 use crate::dataplane::Maps;
-use crate::select::NodeState;
 
 fn span(d: std::time::Duration) -> u32 {
     ticks::span(nanos(d))
@@ -35,12 +34,22 @@ pub fn limits(settings: &mut Settings, config: &Config) {
     settings.client_id = u32::try_from(config.limits.client_id).unwrap_or(u32::MAX);
 }
 
+/// Whether the program opens connections of known clients by itself.
+fn steers(config: &Config, listener: &config::Listener) -> bool {
+    let pool = config.pool(listener.pool);
+    // The agent owns the PROXY header and repeats it; the program keeps no such thing. Nor does it count
+    // connections of a listener or CONNECTs of a client, or know whom to refuse.
+    !listener.proxy_protocol
+        && listener.max_flows.is_none()
+        && pool.client_connects.is_none()
+        && config.limits.blocked_clients.is_empty()
+}
+
 /// The entry of a VIP.
 fn listener(config: &Config, vip: &Vip) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
-        // The agent owns the PROXY header and repeats it; the program keeps no such thing.
-        steer: u8::from(!listener.proxy_protocol),
+        steer: u8::from(steers(config, listener)),
         source: match listener.source {
             config::Source::Snat => source::SNAT,
             config::Source::Client => source::CLIENT,
@@ -54,22 +63,14 @@ fn listener(config: &Config, vip: &Vip) -> Listener {
 
 /// Tells the program of the listeners. Called with every change of what VIPs promise.
 pub fn write_listeners(maps: &mut Maps, config: &Config, vips: &[Vip]) -> anyhow::Result<()> {
-    for (index, vip) in (0..).zip(vips) {
-        maps.listeners.set(index, listener(config, vip), 0)?;
-    }
-    // Those of an earlier configuration.
-    for index in u32::try_from(vips.len())?..maps.listeners.len() {
-        maps.listeners.set(index, Listener::default(), 0)?;
-    }
-    Ok(())
-}
-
-/// A backend that can't be reached: the program sends no clients there. Live flows keep their way.
-pub fn take_out(maps: &mut Maps, slot: u16) -> anyhow::Result<()> {
-    let mut entry = maps.backends.get(&u32::from(slot), 0)?;
-    if entry.state == NodeState::Up as u8 {
-        entry.state = NodeState::Down as u8;
-        maps.backends.set(u32::from(slot), entry, 0)?;
+    for index in 0..=u8::MAX {
+        let vip = vips.iter().find(|vip| vip.index == index);
+        // Those that are served no more are nobody's.
+        let wanted = vip.map_or_else(Listener::default, |vip| listener(config, vip));
+        let index = u32::from(index);
+        if maps.listeners.get(&index, 0)? != wanted {
+            maps.listeners.set(index, wanted, 0)?;
+        }
     }
     Ok(())
 }

@@ -1,48 +1,72 @@
 //! The agent: reads punted packets, sets connections up, keeps the data path's maps true.
 //!
-//! - [`nodes`], [`paths`]: backends, how they are reached, what they speak
+//! - [`core`]: the loop, which makes all decisions
+//! - [`nodes`], [`paths`]: backends, how they are reached, what they speak; [`backends`]: what happens to
+//!   them; [`orders`]: what an operator said of them
 //! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
 //!   up connections by itself
+//! - [`operator`], [`reload`]: commands, and another configuration
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
-//! - [`sweep`]: the end of connections
+//! - [`sweep`], [`evict`], [`ending`]: the end of connections
 //! - [`view`]: what the admin interface shows
 
+mod backends;
 mod core;
+mod ending;
+mod evict;
 mod kernel;
 mod kernel_setup;
 mod nodes;
+mod operator;
+mod orders;
 mod paths;
+mod reload;
 mod steering;
 mod sweep;
 mod view;
 mod vips;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use self::core::Core;
+use self::core::{Core, Parts};
 use crate::admin::Server;
-use crate::config::Config;
+use crate::admin::control::Control;
+use crate::config::File;
 use crate::dataplane::{self, Lock, Maps};
+use crate::health;
 use crate::net::{self, PacketSocket, Watch, ports};
 use kernel::Kernel;
+use operator::Operator;
+use orders::Orders;
 use sweep::Sweeper;
 use view::View;
 
-/// Runs in the foreground until SIGINT or SIGTERM. The data path stays when it ends.
+/// Runs in the foreground until SIGINT, SIGTERM or `mqlb stop`. The data path stays when it ends.
+/// `path` is where `file` was read from.
 ///
 /// # Errors
 /// What kept it from starting; nothing is attached then that wasn't before, as far as the error is
 /// found before the attachment (the configuration is valid when it comes here).
-pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
+pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<()> {
+    let config = file.config.clone();
     let _lock = Lock::take(&config.agent.state_dir)?;
-    vips::vips(&config)?;
+    // Before anything takes time: unhandled, the signal would end the process.
+    let hangup = signal(SignalKind::hangup())?;
+    if let Err(error) = health::raise_descriptor_limit() {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
+    vips::vips(&config, &HashMap::new())?;
     // Everything that may fail for reasons outside comes before the programs are attached.
     let server = Server::bind(config.admin.http).await?;
+    let control = Control::bind(&config.agent.state_dir)?;
+    let orders = Orders::load(&config.agent.state_dir)?;
     let handle = net::netlink::open()?;
     let watch = Watch::start(Duration::from_millis(50))?;
     let socket = PacketSocket::open()?;
@@ -67,14 +91,21 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
         core::follow_kernel_log(&mut loaded.ebpf);
     }
     let punts = Maps::open_punts(&loaded.dir)?;
-    let kernel = Kernel::new(Maps::open(&loaded.dir)?, socket)?;
-    let sweeper = Sweeper::new(&loaded.dir, &config.timeouts)?;
-    let config = Arc::new(config);
-    let mut core = Core::new(config.clone(), kernel, &loaded)?;
+    let (timeouts, timeouts_seen) = watch::channel(config.timeouts.clone());
+    let (addresses, addresses_seen) = watch::channel(addresses);
+    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen)?;
+    let parts = Parts {
+        kernel: Kernel::new(Maps::open(&loaded.dir)?, socket)?,
+        orders,
+        addresses,
+        timeouts,
+    };
+    let mut core = Core::new(Arc::new(config), parts, &loaded)?;
     for news in &found {
-        core.learn(news)?;
+        core.learn(news);
     }
-    core.publish()?;
+    core.first_checks().await;
+    core.go()?;
 
     let mut interfaces = Vec::new();
     for attached in &loaded.attached {
@@ -87,7 +118,6 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
         interfaces.push((attached.clone(), link.xdp_native));
     }
     let view = Arc::new(View::new(
-        config.clone(),
         &loaded.dir,
         interfaces,
         core.shared(),
@@ -98,10 +128,15 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
     let serving = tokio::spawn(server.serve(view.clone(), async {
         let _ = stopped.await;
     }));
-
+    let (orders_in, orders) = mpsc::channel(16);
+    let (messages_in, messages) = mpsc::channel(16);
+    let controlled = tokio::spawn(control.serve(orders_in));
+    let operator = Operator::new(path, file, messages_in);
+    let operated = tokio::spawn(operator.serve(orders, hangup));
     let (news_in, news) = mpsc::channel(64);
-    let following =
-        tokio::spawn(async move { paths::follow(handle, watch, &found, news_in).await });
+    let following = tokio::spawn(async move {
+        paths::follow(handle, watch, &found, addresses_seen, news_in).await;
+    });
     tracing::info!(
         "{} {}; the admin interface is at http://{admin}",
         if loaded.adopted {
@@ -118,11 +153,14 @@ pub async fn run(config: Config, kernel_log: bool) -> anyhow::Result<()> {
         signal(SignalKind::interrupt())?,
     );
     let result = tokio::select! {
-        result = core.run(punts, news, sweeper) => result,
+        result = core.run(punts, news, messages, sweeper) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
     following.abort();
+    // Whoever sent `stop` gets the answer first.
+    let _ = tokio::time::timeout(Duration::from_millis(100), operated).await;
+    controlled.abort();
     let _ = stop.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     core.flush();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rtnetlink::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::net::{self, Hop, PeerTcp, Watch, hop_to};
@@ -57,7 +57,14 @@ pub async fn look_at_all(handle: &Handle, addresses: &[SocketAddr]) -> Vec<News>
 }
 
 /// Goes on looking for ever. `found` is what [`look_at_all`] gave: what is missing in it is asked again.
-pub async fn follow(handle: Handle, mut watch: Watch, found: &[News], news: mpsc::Sender<News>) {
+/// `addresses` are those to look at; they change with the configuration.
+pub async fn follow(
+    handle: Handle,
+    mut watch: Watch,
+    found: &[News],
+    mut addresses: watch::Receiver<Vec<SocketAddr>>,
+    news: mpsc::Sender<News>,
+) {
     // Whether the address has a hop, and whether its TCP is known.
     let mut state: HashMap<SocketAddr, (bool, bool)> = found
         .iter()
@@ -73,6 +80,17 @@ pub async fn follow(handle: Handle, mut watch: Watch, found: &[News], news: mpsc
                     return;
                 }
             },
+            change = addresses.changed() => {
+                if change.is_err() {
+                    return;
+                }
+                let wanted = addresses.borrow_and_update().clone();
+                state.retain(|address, _| wanted.contains(address));
+                for address in wanted {
+                    state.entry(address).or_default();
+                }
+                false
+            }
             () = tokio::time::sleep(RETRY), if incomplete => false,
         };
         let mut looks = JoinSet::new();

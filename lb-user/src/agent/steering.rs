@@ -1,13 +1,18 @@
 //! The real [`Steering`]: pools, bindings in the kernel's map, and what is known of each backend.
 
-use aya::maps::{HashMap, MapData};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aya::maps::MapData;
 use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
-use super::nodes::Node;
-use crate::config::Config;
+use super::nodes::{Node, SLOTS};
+use crate::config::{self, Config};
 use crate::dataplane::clock;
-use crate::select::{self, NodeState, RoundRobin, Selector, node_of, slot};
+use crate::select::{
+    self, Client, Consistent, FULL, LeastConnections, RoundRobin, Selector, node_key, node_of, slot,
+};
 use crate::setup::{Choice, Failure, Request, Steering};
 
 /// How long a backend that failed is passed over while another one is left.
@@ -15,7 +20,7 @@ const AVOID: u64 = 2_000_000_000;
 
 /// Bindings in the kernel's LRU map.
 struct Table {
-    map: HashMap<MapData, u64, Binding>,
+    map: aya::maps::HashMap<MapData, u64, Binding>,
     /// Ticks after which a binding of a client that left is void.
     linger: u32,
 }
@@ -51,51 +56,53 @@ pub struct Steerer {
     /// By the node's number.
     pub tally: Vec<Tally>,
     /// Pool of each listener index.
-    pools: Vec<usize>,
+    pools: HashMap<u8, usize>,
+    /// By pool: how long a backend that comes back takes to get its full share, ns.
+    slow_start: Vec<u64>,
     /// Listeners whose promises must shrink, with what a backend offered.
     pub learnt: Vec<(u8, Offered)>,
+    /// Slots of backends that refused or did not answer a connection.
+    pub suspects: Vec<(u16, Failure)>,
 }
 
 impl Steerer {
-    /// `pools` maps the data path's listener indices to pools.
-    pub fn new(
-        config: &Config,
-        nodes: Vec<Node>,
-        pools: Vec<usize>,
-        bindings: HashMap<MapData, u64, Binding>,
-    ) -> Self {
-        let count = nodes
-            .iter()
-            .map(|n| usize::from(n.number) + 1)
-            .max()
-            .unwrap_or(0);
-        let mut selector = Selector::default();
-        for pool in 0..config.pools.len() {
-            let members = nodes
-                .iter()
-                .filter(|n| n.pool == pool)
-                .map(|n| n.number)
-                .collect();
-            selector.add_pool(members, Box::new(RoundRobin::default()));
-        }
-        let mut steerer = Self {
-            selector,
+    /// No backends yet: [`Self::configure`] follows.
+    pub fn new(bindings: aya::maps::HashMap<MapData, u64, Binding>) -> Self {
+        let numbers = usize::from(SLOTS / 2);
+        Self {
+            selector: Selector::default(),
             bindings: Table {
                 map: bindings,
-                linger: ticks::span(
-                    u64::try_from(config.bindings.linger.as_nanos()).unwrap_or(u64::MAX),
-                ),
+                linger: 0,
             },
-            nodes,
-            avoid: vec![0; count],
-            tally: vec![Tally::default(); count],
-            pools,
+            nodes: Vec::new(),
+            avoid: vec![0; numbers],
+            tally: vec![Tally::default(); numbers],
+            pools: HashMap::new(),
+            slow_start: Vec::new(),
             learnt: Vec::new(),
-        };
-        for i in 0..steerer.nodes.len() {
-            steerer.refresh(i);
+            suspects: Vec::new(),
         }
-        steerer
+    }
+
+    /// Takes a configuration over; `pools` maps the data path's listener indices to its pools.
+    pub fn configure(&mut self, config: &Config, nodes: Vec<Node>, pools: HashMap<u8, usize>) {
+        self.selector = Selector::default();
+        for (pool, settings) in config.pools.iter().enumerate() {
+            let members = nodes
+                .iter()
+                .filter(|n| n.pool == Some(pool))
+                .map(|n| n.number)
+                .collect();
+            self.selector.add_pool(members, policy(settings.policy));
+        }
+        self.bindings.linger = ticks::span(nanos(config.bindings.linger));
+        self.slow_start = config.pools.iter().map(|p| nanos(p.slow_start)).collect();
+        self.pools = pools;
+        self.nodes = nodes;
+        for i in 0..self.nodes.len() {
+            self.refresh(i);
+        }
     }
 
     /// The backend in a slot.
@@ -115,26 +122,81 @@ impl Steerer {
 
     /// Tells the selector what a node can do now.
     pub fn refresh(&mut self, index: usize) {
-        let n = &self.nodes[index];
+        let slow_start = self.nodes[index]
+            .pool
+            .map_or(0, |pool| self.slow_start[pool]);
+        let n = &mut self.nodes[index];
         let reachable = |v4| {
             n.paths
                 .iter()
-                .any(|p| p.address.is_ipv4() == v4 && p.hop.is_some())
+                .any(|p| p.address.is_ipv4() == v4 && p.usable())
         };
+        let (v4, v6) = (reachable(true), reachable(false));
+        let now = clock::now_ns();
+        if n.warming.is_some_and(|since| now >= since + slow_start) {
+            n.warming = None;
+        }
         let node = select::Node {
-            weight: n.weight,
-            state: NodeState::Up,
-            v4: reachable(true),
-            v6: reachable(false),
-            flows: 0,
+            key: node_key(&n.name),
+            weight: n.share(),
+            ramp: ramp(n.warming.map(|since| now - since), slow_start),
+            state: n.state,
+            v4,
+            v6,
+            max_flows: n.max_flows,
         };
         self.selector.set_node(n.number, node);
     }
+
+    /// Those that come back get a little more.
+    pub fn warm(&mut self) {
+        for i in 0..self.nodes.len() {
+            if self.nodes[i].warming.is_some() {
+                self.refresh(i);
+            }
+        }
+    }
+
+    /// Takes over how many connections each backend has, by slot.
+    pub fn counted(&mut self, by_slot: &HashMap<u16, u64>) {
+        for n in &self.nodes {
+            let of = |v4| by_slot.get(&slot(n.number, v4)).copied().unwrap_or(0);
+            let flows = u32::try_from(of(true) + of(false)).unwrap_or(u32::MAX);
+            self.selector.set_flows(n.number, flows);
+        }
+    }
+
+    /// The node with this slot.
+    pub fn index_of(&self, slot: u16) -> Option<usize> {
+        self.nodes.iter().position(|n| n.number == node_of(slot))
+    }
+}
+
+/// The rule that the configuration names.
+fn policy(configured: config::Policy) -> Box<dyn select::Policy + Send> {
+    match configured {
+        config::Policy::RoundRobin => Box::<RoundRobin>::default(),
+        config::Policy::LeastConnections => Box::<LeastConnections>::default(),
+        config::Policy::Consistent { max_load } => Box::new(Consistent::new(max_load)),
+    }
+}
+
+/// How much of its weight a backend gets that has been back for `back` of `slow_start` ns.
+fn ramp(back: Option<u64>, slow_start: u64) -> u16 {
+    let Some(back) = back.filter(|back| *back < slow_start) else {
+        return FULL;
+    };
+    let part = u128::from(FULL) * u128::from(back) / u128::from(slow_start);
+    u16::try_from(part).unwrap_or(FULL)
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Steering for Steerer {
     fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
-        let pool = *self.pools.get(usize::from(request.listener))?;
+        let pool = *self.pools.get(&request.listener)?;
         let now = clock::now_ns();
         let mut tried = request.tried.to_vec();
         tried.extend(
@@ -143,9 +205,13 @@ impl Steering for Steerer {
                 .filter(|(_, until)| **until > now)
                 .map(|(number, _)| slot(number, request.v4)),
         );
+        let client = Client {
+            binding: request.client,
+            shared: request.shared,
+        };
         let mut choose = |tried: &[u16]| {
             self.selector
-                .choose(pool, request.v4, request.client, tried, &mut self.bindings)
+                .choose(pool, request.v4, client, tried, &mut self.bindings)
         };
         // A backend that failed a moment ago is better than none.
         let (chosen, _) = choose(&tried).or_else(|| choose(request.tried))?;
@@ -153,7 +219,8 @@ impl Steering for Steerer {
     }
 
     fn known(&mut self, slot: u16, v4: bool) -> Option<Choice> {
-        let up = |n: &select::Node| n.state == NodeState::Up && if v4 { n.v4 } else { n.v6 };
+        let up =
+            |n: &select::Node| n.state == select::NodeState::Up && if v4 { n.v4 } else { n.v6 };
         let node = self.selector.node(node_of(slot));
         node.filter(|n| up(n)).and_then(|_| self.choice(slot))
     }
@@ -175,6 +242,7 @@ impl Steering for Steerer {
     }
 
     fn failed(&mut self, chosen: u16, reason: Failure) {
+        self.selector.failed(chosen);
         let number = usize::from(node_of(chosen));
         if let Some(tally) = self.tally.get_mut(number) {
             tally.failures += 1;
@@ -195,6 +263,12 @@ impl Steering for Steerer {
             }
             *avoid = clock::now_ns() + AVOID;
         }
+        if matches!(
+            reason,
+            Failure::Refused | Failure::Unreachable | Failure::Silent
+        ) {
+            self.suspects.push((chosen, reason));
+        }
     }
 
     fn capabilities(&mut self, listener: u8, _slot: u16, offered: &Offered) {
@@ -210,7 +284,7 @@ pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
     const DEFAULT_SCALE: u8 = 7;
     let paths: Vec<_> = nodes
         .iter()
-        .filter(|n| n.pool == pool)
+        .filter(|n| n.pool == Some(pool))
         .flat_map(|n| &n.paths)
         .filter(|p| p.address.is_ipv4() == v4)
         .collect();
@@ -249,8 +323,10 @@ pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::nodes::Path;
+    use crate::agent::nodes::{Checked, Path};
+    use crate::agent::orders::Order;
     use crate::net::PeerTcp;
+    use crate::select::NodeState;
     use std::sync::Arc;
 
     fn node(mss: u16, tcp: Option<u16>) -> Node {
@@ -262,7 +338,6 @@ mod tests {
             mss,
             snat: Arc::new([]),
             snat_range: (0, 0),
-            pool: 0,
             tcp: tcp.map(|mss| PeerTcp {
                 window_scale: Some(7),
                 timestamps: true,
@@ -270,14 +345,31 @@ mod tests {
                 mss,
                 rtt: None,
             }),
+            checked: Checked::No,
+            reason: Arc::from(""),
         };
         Node {
             number: 0,
-            pool: 0,
+            pool: Some(0),
+            pool_name: "p".to_owned(),
             name: "a".to_owned(),
             weight: 1,
+            max_flows: None,
             paths: vec![path],
+            order: Order::default(),
+            state: NodeState::Up,
+            warming: None,
         }
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_gets_its_share_by_and_by() {
+        assert_eq!(ramp(None, 30), FULL);
+        assert_eq!(ramp(Some(0), 30), 0);
+        assert_eq!(ramp(Some(15), 30), FULL / 2);
+        assert_eq!(ramp(Some(30), 30), FULL);
+        assert_eq!(ramp(Some(7), 0), FULL);
+        assert_eq!(ramp(Some(u64::MAX - 1), u64::MAX), FULL - 1);
     }
 
     #[test]

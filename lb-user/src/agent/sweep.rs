@@ -6,11 +6,14 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-use lb_common::layout::{Binding, Flow, FlowKey, Hop, State, flags, ticks};
-use lb_common::wire::{Emit, SynOptions, emit, flag};
+use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
 
+use super::ending::{Traffic, end};
 use super::kernel::Kernel;
+use super::nodes::SLOTS;
 use crate::config::Timeouts;
+use tokio::sync::watch;
+
 use crate::dataplane::{Maps, clock};
 use crate::net::PacketSocket;
 use crate::select::{node_of, slot};
@@ -27,6 +30,8 @@ const REFRESH: u64 = 16;
 pub struct Found {
     /// Connections by the backend's slot; closed ones don't count.
     pub by_slot: HashMap<u16, u64>,
+    /// By slot: whether a packet may still be sent there, a closed connection's too.
+    pub used: Vec<bool>,
     /// Entries in the map.
     pub entries: u64,
     /// Connections ended because they were silent too long, since the agent started.
@@ -37,6 +42,7 @@ pub struct Found {
 pub struct Sweeper {
     /// Its counters are never flushed: the agent's own handle writes them.
     kernel: Kernel,
+    timeouts: watch::Receiver<Timeouts>,
     /// In ticks.
     closed: u32,
     last_words: u32,
@@ -53,17 +59,24 @@ fn span(d: Duration) -> u32 {
 
 impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
-    pub fn new(dir: &Path, timeouts: &Timeouts) -> anyhow::Result<Self> {
-        let abandoned = timeouts.sniff + timeouts.connect * 8 + Duration::from_secs(30);
+    pub fn new(dir: &Path, timeouts: watch::Receiver<Timeouts>) -> anyhow::Result<Self> {
         Ok(Self {
             kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
-            closed: span(timeouts.closed.max(LAST_WORDS)),
+            timeouts,
+            closed: 0,
             last_words: span(LAST_WORDS),
-            abandoned: span(abandoned),
+            abandoned: 0,
             round: 0,
             expired: 0,
             hasher: RandomState::new(),
         })
+    }
+
+    /// Takes over what the configuration says by now.
+    fn limits(&mut self) {
+        let timeouts = self.timeouts.borrow();
+        self.closed = span(timeouts.closed.max(LAST_WORDS));
+        self.abandoned = span(timeouts.sniff + timeouts.connect * 8 + Duration::from_secs(30));
     }
 
     /// One sweep: the clients' entries first, then the backends' with what is known of the clients'.
@@ -73,14 +86,24 @@ impl Sweeper {
     pub fn sweep(&mut self) -> anyhow::Result<Found> {
         self.round += 1;
         let now = ticks::from_ns(clock::now_ns());
-        let mut found = Found::default();
+        self.limits();
+        let mut found = Found {
+            used: vec![false; usize::from(SLOTS)],
+            ..Found::default()
+        };
         let mut paired = HashSet::new();
         let mut suspects = Vec::new();
         let mut refresh = Vec::new();
         self.kernel.maps.each_flow(|key, flow| {
             found.entries += 1;
             let age = ticks::since(now, flow.last_seen);
-            if flow.flags & flags::FROM_CLIENT == 0 {
+            let from_client = flow.flags & flags::FROM_CLIENT != 0;
+            if let Some(used) = found.used.get_mut(usize::from(flow.backend)) {
+                // The backend's entry of a connection that is over only keeps the port.
+                *used |= flow.state != State::Sniff as u8
+                    && (from_client || flow.state != State::Open as u8);
+            }
+            if !from_client {
                 return;
             }
             if flow.state == State::Open as u8 {
@@ -158,8 +181,10 @@ impl Sweeper {
         let Some(flow) = self.still_open(key, seen) else {
             return;
         };
-        let pair_key = flow.pair();
-        let pair = self.kernel.get(&pair_key).filter(|pair| pair.leads_to(key));
+        let pair = self
+            .kernel
+            .get(&flow.pair())
+            .filter(|pair| pair.leads_to(key));
         let age = |f: &Flow| ticks::since(now, f.last_seen);
         let quiet = pair.as_ref().map_or(age(&flow), |p| age(p).min(age(&flow)));
         if flow.closed() {
@@ -167,11 +192,7 @@ impl Sweeper {
                 self.kernel.remove(key);
             }
         } else if flow.idle_limit != 0 && quiet > flow.idle_limit {
-            self.expire(key, &flow, pair.as_ref());
-            self.kernel.remove(key);
-            if pair.is_some() {
-                self.kernel.remove(&pair_key);
-            }
+            self.expired += u64::from(end(&mut self.kernel, key, Traffic::Silent, |_| true));
         }
     }
 
@@ -192,46 +213,6 @@ impl Sweeper {
         };
         if ticks::since(now, flow.last_seen) > limit {
             self.kernel.remove(key);
-        }
-    }
-
-    /// Ends a connection that was silent too long: a RST to both sides, at the sequence number that
-    /// each has acknowledged last, which is the one that it accepts (RFC 5961, section 3.2).
-    fn expire(&mut self, key: &FlowKey, client: &Flow, backend: Option<&Flow>) {
-        self.expired += 1;
-        tracing::debug!(
-            "connection of client hash {:016x} was silent too long",
-            client.client
-        );
-        if let Some(backend) = backend {
-            // To the client: as the VIP, by the way that the backend's packets go.
-            self.reset(key.reversed(), client.last_ack, backend);
-            // To the backend: as the client is known there.
-            self.reset(client.outgoing(), backend.last_ack, client);
-        }
-    }
-
-    fn reset(&mut self, key: FlowKey, seq: u32, way: &Flow) {
-        let hop = Hop {
-            ifindex: way.ifindex,
-            dst_mac: way.dst_mac,
-            src_mac: way.src_mac,
-            vlan: way.vlan,
-            tagged: u16::from(way.flags & flags::TAGGED != 0),
-        };
-        let mut frame = [0; 128];
-        let rst = Emit {
-            key,
-            seq,
-            ack: 0,
-            flags: flag::RST,
-            window: 0,
-            syn: SynOptions::default(),
-            timestamps: None,
-            payload: &[],
-        };
-        if let Some(n) = emit(&rst, &hop, &mut frame) {
-            self.kernel.send(&hop, &frame[..n]);
         }
     }
 }

@@ -15,14 +15,12 @@ use crate::admin::model::{
     BackendState, BackendStatus, BindingUsage, Counter, FlowFilter, FlowRow, FlowUsage,
     InterfaceStatus, ListenerStatus, Located, PoolStatus, Setups, Status, Steered, XdpMode,
 };
-use crate::config::Config;
 use crate::dataplane::{Attached, Maps, clock};
-use crate::select::node_of;
+use crate::select::{NodeState, node_of};
 use crate::setup;
 
 /// Read-only access for others.
 pub struct View {
-    config: Arc<Config>,
     maps: Maps,
     interfaces: Vec<InterfaceStatus>,
     shared: Arc<Mutex<Shared>>,
@@ -43,7 +41,6 @@ fn mode(native: bool) -> XdpMode {
 impl View {
     /// Opens handles of its own to the maps in `dir`.
     pub fn new(
-        config: Arc<Config>,
         dir: &Path,
         interfaces: Vec<(Attached, bool)>,
         shared: Arc<Mutex<Shared>>,
@@ -61,7 +58,6 @@ impl View {
                 .collect(),
             flow_capacity: u64::from(Maps::capacity(dir, "FLOWS")? / 2),
             binding_capacity: u64::from(Maps::capacity(dir, "BINDINGS")?),
-            config,
             shared,
             tallies,
             started: Instant::now(),
@@ -76,13 +72,15 @@ impl View {
         let backend = |n: &Node| BackendStatus {
             name: n.name.clone(),
             address: n.paths.iter().map(|p| p.address.to_string()).collect(),
-            // Without a way to it a backend takes nobody.
-            state: if n.paths.iter().any(|p| p.hop.is_some()) {
-                BackendState::Up
-            } else {
-                BackendState::Down
+            state: match n.state {
+                NodeState::Up => BackendState::Up,
+                NodeState::Down => BackendState::Down,
+                NodeState::Draining => BackendState::Draining,
+                NodeState::Disabled => BackendState::Disabled,
             },
-            weight: u32::from(n.weight),
+            reason: reason(n),
+            removed: n.pool.is_none(),
+            weight: u32::from(n.share()),
             flows: by_slot
                 .iter()
                 .filter(|(slot, _)| node_of(**slot) == n.number)
@@ -97,22 +95,46 @@ impl View {
                 .get(usize::from(n.number))
                 .map_or(0, |t| t.failures),
         };
-        self.config
-            .pools
-            .iter()
-            .enumerate()
+        let of = |belongs: &dyn Fn(&Node) -> bool| {
+            let nodes = shared.nodes.iter();
+            nodes
+                .filter(|n| belongs(n))
+                .map(backend)
+                .collect::<Vec<_>>()
+        };
+        let pools = shared.config.pools.iter().enumerate();
+        let mut pools: Vec<_> = pools
             .map(|(i, pool)| PoolStatus {
                 name: pool.name.clone(),
                 policy: pool.policy.as_str().to_owned(),
-                backends: shared
-                    .nodes
-                    .iter()
-                    .filter(|n| n.pool == i)
-                    .map(backend)
-                    .collect(),
+                backends: of(&|n| n.pool.map_or(n.pool_name == pool.name, |p| p == i)),
             })
-            .collect()
+            .collect();
+        let known = |name: &str| shared.config.pools.iter().any(|p| p.name == name);
+        let homeless = of(&|n| n.pool.is_none() && !known(&n.pool_name));
+        if !homeless.is_empty() {
+            pools.push(PoolStatus {
+                name: "(removed)".to_owned(),
+                policy: String::new(),
+                backends: homeless,
+            });
+        }
+        pools
     }
+}
+
+/// What the last checks said, of every address.
+fn reason(node: &Node) -> Option<String> {
+    let reasons: Vec<&str> = node
+        .paths
+        .iter()
+        .map(|p| match (&p.hop, &*p.reason) {
+            (None, "") => "no way to it is known",
+            (_, reason) => reason,
+        })
+        .filter(|reason| !reason.is_empty())
+        .collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 impl Source for View {
@@ -145,19 +167,20 @@ impl Source for View {
             counter.packets += ours.packets;
             counter.bytes += ours.bytes;
         }
+        let config = self.shared(|shared| shared.config.clone());
         let packets = |v: Verdict| counters[v as usize].packets;
         let named = |v: &Verdict| (v.name().to_owned(), counters[*v as usize]);
-        let listeners = self.config.listeners.iter().map(|l| ListenerStatus {
+        let listeners = config.listeners.iter().map(|l| ListenerStatus {
             name: l.name.clone(),
             bind: l.bind.iter().map(ToString::to_string).collect(),
-            pool: self.config.pool(l.pool).name.clone(),
+            pool: config.pool(l.pool).name.clone(),
             datapath: l.datapath.as_str().to_owned(),
             source: l.source.as_str().to_owned(),
             proxy_protocol: if l.proxy_protocol { "v2" } else { "off" }.to_owned(),
         });
         self.shared(|shared| Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.config.agent.name.clone(),
+            name: config.agent.name.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: true,
             mode: mode(self.interfaces.iter().all(|i| i.mode == XdpMode::Native)),
@@ -246,7 +269,7 @@ impl Source for View {
                 slot.and_then(|slot| shared.nodes.iter().find(|n| n.number == node_of(slot)))
             {
                 located.backend = Some(node.name.clone());
-                located.pool = self.config.pools.get(node.pool).map(|p| p.name.clone());
+                located.pool = Some(node.pool_name.clone());
             }
         });
         located

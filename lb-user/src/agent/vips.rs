@@ -1,14 +1,14 @@
 //! What the data path is told of the configuration: VIPs, backends' addresses, our own addresses,
 //! secrets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
 
 use super::kernel_setup;
-use super::nodes::{Node, mapped};
+use super::nodes::{Node, mapped, socket_address};
 use super::steering::promise;
 use crate::config::{self, Config};
 use crate::dataplane::Maps;
@@ -17,9 +17,11 @@ use crate::setup::{ListenerSettings, Source};
 /// Window that SYN-ACKs announce: room for a CONNECT until a backend's own window takes over.
 const WINDOW: u16 = 16_384;
 
-/// One address that clients connect to. Its place in the list is its index in the data path.
+/// One address that clients connect to.
 #[derive(Clone, Debug)]
 pub struct Vip {
+    /// Its number in the data path, which flow entries name.
+    pub index: u8,
     /// Index into the configuration's listeners.
     pub listener: usize,
     pub address: SocketAddr,
@@ -27,33 +29,59 @@ pub struct Vip {
     pub endpoint: Endpoint,
 }
 
-/// All VIPs of the configuration; a listener's index in the data path is one byte.
-pub fn vips(config: &Config) -> anyhow::Result<Vec<Vip>> {
-    let mut vips = Vec::new();
-    for (listener, l) in config.listeners.iter().enumerate() {
-        for address in &l.bind {
-            vips.push(Vip {
+/// All VIPs of the configuration. Those in `known` keep their numbers.
+///
+/// # Errors
+/// There are more than a number of one byte can tell apart.
+pub fn vips(config: &Config, known: &HashMap<SocketAddr, u8>) -> anyhow::Result<Vec<Vip>> {
+    let binds = || {
+        let listeners = config.listeners.iter().enumerate();
+        listeners.flat_map(|(i, l)| l.bind.iter().map(move |address| (i, *address)))
+    };
+    let kept: HashSet<u8> = binds()
+        .filter_map(|(_, a)| known.get(&a).copied())
+        .collect();
+    let mut free = (0..=u8::MAX).filter(|index| !kept.contains(index));
+    binds()
+        .map(|(listener, address)| {
+            let index = known.get(&address).copied().or_else(|| free.next());
+            Ok(Vip {
+                index: index.with_context(|| {
+                    format!(
+                        "there are {} addresses in `bind`; at most 256 fit",
+                        binds().count()
+                    )
+                })?,
                 listener,
-                address: *address,
+                address,
                 endpoint: Endpoint::default(),
-            });
+            })
+        })
+        .collect()
+}
+
+/// The numbers of the VIPs that the data path serves already.
+///
+/// # Errors
+/// The map can't be read.
+pub fn known(maps: &Maps) -> anyhow::Result<HashMap<SocketAddr, u8>> {
+    let mut known = HashMap::new();
+    for entry in maps.endpoints.iter() {
+        let (key, endpoint) = entry?;
+        if endpoint.kind == EndpointKind::Vip as u8 {
+            known.insert(socket_address(key.address, key.port), endpoint.listener);
         }
     }
-    anyhow::ensure!(
-        vips.len() <= 256,
-        "there are {} addresses in `bind`; at most 256 fit",
-        vips.len()
-    );
-    Ok(vips)
+    Ok(known)
 }
 
 impl Vip {
     /// Fits the promises to what the pool's backends can keep; `true` if they changed.
-    pub fn fit(&mut self, index: usize, config: &Config, nodes: &[Node]) -> bool {
+    pub fn fit(&mut self, config: &Config, nodes: &[Node]) -> bool {
         let pool = config.listeners[self.listener].pool.0;
         let endpoint = Endpoint {
             kind: EndpointKind::Vip as u8,
-            listener: u8::try_from(index).unwrap_or(u8::MAX),
+            listener: self.index,
             window: WINDOW,
             ..promise(nodes, pool, self.address.is_ipv4())
         };
@@ -127,7 +155,8 @@ pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()
     Ok(())
 }
 
-fn random() -> anyhow::Result<u64> {
+/// A number that nobody can guess.
+pub fn random() -> anyhow::Result<u64> {
     getrandom::u64().map_err(|e| anyhow::anyhow!("the kernel gives no random numbers: {e}"))
 }
 
@@ -139,12 +168,22 @@ pub fn secrets(maps: &mut Maps, config: &Config, adopted: bool) -> anyhow::Resul
         settings.client_key = [random()?, random()?];
         settings.timestamp_offset = u32::try_from(random()? >> 32)?;
     }
+    configure(&mut settings, config);
+    write_secrets(maps, &settings)?;
+    Ok(settings)
+}
+
+/// What of the secrets' neighbours the configuration says.
+pub fn configure(settings: &mut Settings, config: &Config) {
     settings.snat_first = *config.snat.ports.start();
     settings.snat_last = *config.snat.ports.end();
     settings.reset_rate = config.limits.rst_rate;
-    kernel_setup::limits(&mut settings, config);
-    maps.settings.set(0, settings, 0)?;
-    Ok(settings)
+    kernel_setup::limits(settings, config);
+}
+
+/// Writes them to their map.
+pub fn write_secrets(maps: &mut Maps, settings: &Settings) -> anyhow::Result<()> {
+    Ok(maps.settings.set(0, settings, 0)?)
 }
 
 /// A new cookie key; cookies of the one before are good until the next rotation.
@@ -152,6 +191,5 @@ pub fn rotate(maps: &mut Maps, settings: &mut Settings) -> anyhow::Result<()> {
     let next = settings.cookie_epoch.wrapping_add(1);
     settings.cookie_keys[(next & 1) as usize] = [random()?, random()?];
     settings.cookie_epoch = next;
-    maps.settings.set(0, *settings, 0)?;
-    Ok(())
+    write_secrets(maps, settings)
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::output::{print, print_json};
 use super::table::Table;
 use super::{Failure, output};
-use crate::config::{self, Backend, Check, Config, Health, Listener, show_duration};
+use crate::config::{self, Backend, Check, Config, Health, Listener, Policy, show_duration};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -52,6 +52,7 @@ fn summary(config: &Config) -> String {
         xdp,
         snat,
         bindings,
+        limits,
         ..
     } = config;
     let sources = match &snat.addresses[..] {
@@ -60,6 +61,8 @@ fn summary(config: &Config) -> String {
     };
     let (low, high) = (snat.ports.start(), snat.ports.end());
     let linger = show_duration(bindings.linger);
+    let (blocked_sources, blocked_clients) =
+        (limits.blocked_sources.len(), limits.blocked_clients.len());
     let lines = [
         (
             "agent",
@@ -83,11 +86,23 @@ fn summary(config: &Config) -> String {
                 bindings.capacity
             ),
         ),
+        (
+            "blocked",
+            format!("{blocked_sources} source prefixes, {blocked_clients} client identifiers"),
+        ),
     ];
     for (key, value) in lines {
         writeln!(out, "{key:<9} {value}").expect("a String takes everything");
     }
-    let mut listeners = Table::new(["LISTENER", "VIP", "POOL", "DATAPATH", "SOURCE", "PROXY"]);
+    let mut listeners = Table::new([
+        "LISTENER",
+        "VIP",
+        "POOL",
+        "DATAPATH",
+        "SOURCE",
+        "PROXY",
+        ">MAX FLOWS",
+    ]);
     for listener in &config.listeners {
         listeners.row([
             listener.name.clone(),
@@ -96,35 +111,55 @@ fn summary(config: &Config) -> String {
             listener.datapath.as_str().to_owned(),
             listener.source.as_str().to_owned(),
             proxy_protocol(listener).to_owned(),
+            limit(listener.max_flows),
         ]);
     }
-    let mut backends = Table::new(["POOL", "POLICY", "HEALTH", "BACKEND", "ADDRESS", ">WEIGHT"]);
+    let mut pools = Table::new([
+        "POOL",
+        "POLICY",
+        "HEALTH",
+        "SLOW START",
+        "RESETS",
+        "SOURCES",
+        "CLIENTS",
+    ]);
+    let mut backends = Table::new(["POOL", "BACKEND", "ADDRESS", ">WEIGHT", ">MAX FLOWS"]);
     for pool in &config.pools {
+        pools.row([
+            pool.name.clone(),
+            pool.policy.to_string(),
+            pool.health.as_ref().map_or("-".to_owned(), health),
+            show_duration(pool.slow_start),
+            pool.reset_rate
+                .map_or("at once".to_owned(), |rate| format!("{rate}/s")),
+            pool.sources.to_string(),
+            limit(pool.client_connects),
+        ]);
         for backend in &pool.backends {
             backends.row([
                 pool.name.clone(),
-                pool.policy.as_str().to_owned(),
-                pool.health.as_ref().map_or("-".to_owned(), health),
                 backend.name.clone(),
                 join(&backend.addresses),
                 backend.weight.to_string(),
+                limit(backend.max_flows),
             ]);
         }
     }
-    format!("{out}\n{}\n{}", listeners.render(), backends.render())
+    format!(
+        "{out}\n{}\n{}\n{}",
+        listeners.render(),
+        pools.render(),
+        backends.render()
+    )
+}
+
+/// A limit, or what stands for none.
+fn limit<T: ToString>(limit: Option<T>) -> String {
+    limit.map_or("-".to_owned(), |limit| limit.to_string())
 }
 
 fn health(health: &Health) -> String {
-    let every = show_duration(health.interval);
-    match &health.check {
-        Check::Http { port, path, .. } => format!("http :{port}{path} every {every}"),
-        Check::Tcp { port } => format!("tcp{} every {every}", show_port(*port)),
-        Check::Mqtt { port } => format!("mqtt{} every {every}", show_port(*port)),
-    }
-}
-
-fn show_port(port: Option<u16>) -> String {
-    port.map_or(String::new(), |port| format!(" :{port}"))
+    format!("{} every {}", health.check, show_duration(health.interval))
 }
 
 fn proxy_protocol(listener: &Listener) -> &'static str {
@@ -159,11 +194,25 @@ fn describe(config: &Config) -> Value {
             "datapath": listener.datapath.as_str(),
             "source": listener.source.as_str(),
             "proxy_protocol": proxy_protocol(listener),
+            "max_flows": listener.max_flows,
         })
     };
     let pools = config.pools.iter().map(|pool| {
         let value = json!({
             "policy": pool.policy.as_str(),
+            "max_load": match pool.policy {
+                Policy::Consistent { max_load } => Some(max_load),
+                Policy::RoundRobin | Policy::LeastConnections => None,
+            },
+            "slow_start": show_duration(pool.slow_start),
+            "reset_rate": pool.reset_rate.map(|rate| format!("{rate}/s")),
+            "sources": {
+                "ipv4_prefix": pool.sources.v4_prefix,
+                "ipv6_prefix": pool.sources.v6_prefix,
+                "max_flows": pool.sources.max_flows,
+                "connects": pool.sources.connects.as_ref().map(ToString::to_string),
+            },
+            "client_connects": pool.client_connects.as_ref().map(ToString::to_string),
             "health": pool.health.as_ref().map(describe_health),
             "backend": pool.backends.iter().map(describe_backend).collect::<Vec<_>>(),
         });
@@ -187,6 +236,9 @@ fn describe(config: &Config) -> Value {
             "client_id": limits.client_id,
             "sniff_bytes": limits.sniff_bytes,
             "rst_rate": limits.rst_rate,
+            "refusal_rate": limits.refusal_rate,
+            "blocked_sources": limits.blocked_sources.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "blocked_clients": limits.blocked_clients,
         },
         "listener": config.listeners.iter().map(listener).collect::<Vec<_>>(),
         "pool": pools.collect::<serde_json::Map<_, _>>(),
@@ -194,19 +246,25 @@ fn describe(config: &Config) -> Value {
 }
 
 fn describe_health(health: &Health) -> Value {
-    let (kind, port, path) = match &health.check {
-        Check::Http { port, path, .. } => ("http", Some(*port), Some(path)),
-        Check::Tcp { port } => ("tcp", *port, None),
-        Check::Mqtt { port } => ("mqtt", *port, None),
+    let (kind, port, path, availability) = match &health.check {
+        Check::Http {
+            port,
+            path,
+            availability,
+        } => ("http", Some(*port), Some(path), availability.as_ref()),
+        Check::Tcp { port } => ("tcp", *port, None, None),
+        Check::Mqtt { port } => ("mqtt", *port, None, None),
     };
     json!({
         "kind": kind,
         "port": port,
         "path": path,
+        "availability": availability,
         "interval": show_duration(health.interval),
         "timeout": show_duration(health.timeout),
         "rise": health.rise,
         "fall": health.fall,
+        "jitter": health.jitter,
     })
 }
 
@@ -216,5 +274,10 @@ fn describe_backend(backend: &Backend) -> Value {
         .iter()
         .map(|address| address.socket)
         .collect();
-    json!({ "name": backend.name, "address": addresses, "weight": backend.weight })
+    json!({
+        "name": backend.name,
+        "address": addresses,
+        "weight": backend.weight,
+        "max_flows": backend.max_flows,
+    })
 }

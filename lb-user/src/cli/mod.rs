@@ -11,6 +11,7 @@ use crate::config::ConfigError;
 
 mod check;
 mod client;
+mod control;
 mod flows;
 mod locate;
 mod output;
@@ -39,6 +40,18 @@ enum Command {
     Where(locate::Options),
     /// List live client connections
     Flows(flows::Options),
+    /// Give a backend no new clients; with --rate, also end its live connections at that pace
+    Drain(control::Drain),
+    /// Let a backend take clients again
+    Ready(control::OneBackend),
+    /// Take a backend out: no new clients, and its live connections end
+    Disable(control::OneBackend),
+    /// Give a backend another share of new clients
+    Weight(control::Weight),
+    /// Let the agent read its configuration file again
+    Reload(control::Plain),
+    /// End the agent; the data path and its sessions go on
+    Stop(control::Plain),
     /// Remove the data path: every connection through it is lost
     Unload(unload::Options),
 }
@@ -110,6 +123,12 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Status(options) => status::run(options),
         Command::Where(options) => locate::run(options),
         Command::Flows(options) => flows::run(options),
+        Command::Drain(options) => control::drain(options),
+        Command::Ready(options) => control::ready(options),
+        Command::Disable(options) => control::disable(options),
+        Command::Weight(options) => control::set_weight(options),
+        Command::Reload(options) => control::reload(options),
+        Command::Stop(options) => control::stop(options),
         Command::Unload(options) => unload::run(options),
     }
 }

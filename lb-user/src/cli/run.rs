@@ -6,7 +6,9 @@ use anyhow::Context;
 use clap::Args;
 
 use super::Failure;
-use crate::{agent, config};
+use crate::agent;
+use crate::config::File;
+use crate::dns::{Answers, Source};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -19,10 +21,14 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: Options) -> Result<(), Failure> {
-    let config = config::load(&options.config)?;
+    // A reload must find the same file, whatever the working directory is then.
+    let path = std::path::absolute(&options.config).context("cannot tell the working directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    Ok(runtime.block_on(agent::run(config, options.kernel_log))?)
+    runtime.block_on(async {
+        let file = File::read(&options.config, &Source::system(), &Answers::default()).await?;
+        Ok(agent::run(path, file, options.kernel_log).await?)
+    })
 }

@@ -1,4 +1,7 @@
 //! `[[pool.NAME.backend]]`.
+//!
+//! One entry of the file is one backend, unless a DNS name in it stands for several addresses of a
+//! family: then nothing tells which of them belong to one node, and each address is a backend of its own.
 
 use std::net::SocketAddr;
 
@@ -9,7 +12,7 @@ use super::section::Section;
 use super::tree::{Node, Value};
 use super::value::{self, Endpoint};
 
-const KEYS: [&str; 3] = ["name", "address", "weight"];
+const KEYS: [&str; 4] = ["name", "address", "weight", "max_flows"];
 const ADDRESS: &str = "\"10.0.0.2:1883\"";
 
 /// The backends of one pool that could be read, and whether that is all of them.
@@ -41,11 +44,14 @@ pub(super) fn read_all(
         }
         _ => return (Vec::new(), false),
     };
-    let read: Vec<(Span, Backend)> = items
-        .iter()
-        .filter_map(|item| Some((item.span.clone(), read(problems, resolver, &title, item)?)))
-        .collect();
-    let complete = read.len() == items.len();
+    let mut complete = true;
+    let mut read = Vec::new();
+    for item in items {
+        match read_entry(problems, resolver, &title, item) {
+            Some(backends) => read.extend(backends.into_iter().map(|one| (&item.span, one))),
+            None => complete = false,
+        }
+    }
     twice(problems, &read);
     let backends: Vec<Backend> = read.into_iter().map(|(_, backend)| backend).collect();
     if complete && backends.iter().all(|backend| backend.weight == 0) {
@@ -58,7 +64,12 @@ pub(super) fn read_all(
     (backends, complete)
 }
 
-fn read(problems: &Problems, resolver: Resolver, title: &str, node: &Node) -> Option<Backend> {
+fn read_entry(
+    problems: &Problems,
+    resolver: Resolver,
+    title: &str,
+    node: &Node,
+) -> Option<Vec<Backend>> {
     let section = Section::new(problems, title, Some(node), &KEYS);
     let name = section.name("\"emqx1\"");
     let weight = match section.get("weight") {
@@ -67,16 +78,36 @@ fn read(problems: &Problems, resolver: Resolver, title: &str, node: &Node) -> Op
             .integer("weight", 0..=65_535)
             .and_then(|at| u16::try_from(at.value).ok()),
     };
+    let max_flows = section.max_flows();
     let addresses = addresses(problems, resolver, &section);
-    Some(Backend {
-        name: name?.value,
-        addresses: addresses?,
-        weight: weight?,
-        max_flows: None,
-    })
+    let (name, addresses, weight) = (name?.value, addresses?, weight?);
+    let backend = |name: String, addresses: Vec<BackendAddress>| Backend {
+        name,
+        addresses,
+        weight,
+        max_flows,
+    };
+    let of = |is_ipv4| move |address: &&BackendAddress| address.socket.is_ipv4() == is_ipv4;
+    if [true, false]
+        .iter()
+        .all(|family| addresses.iter().filter(of(*family)).count() <= 1)
+    {
+        return Some(vec![backend(name, addresses)]);
+    }
+    let one_port = addresses
+        .iter()
+        .all(|address| address.socket.port() == addresses[0].socket.port());
+    let each = addresses.into_iter().map(|address| {
+        let mut name = format!("{name}-{}", address.socket.ip()).replace(':', "-");
+        if !one_port {
+            name = format!("{name}-{}", address.socket.port());
+        }
+        backend(name, vec![address])
+    });
+    Some(each.collect())
 }
 
-/// Addresses first, then names for the families that are still missing.
+/// The addresses that are written, and those of names for the families that are not.
 fn addresses(
     problems: &Problems,
     resolver: Resolver,
@@ -124,12 +155,13 @@ fn addresses(
             }
         }
     }
+    let mut resolved = Vec::<BackendAddress>::new();
     for (span, host, port) in hosts {
         match lookup(resolver, &host, port) {
             Ok(sockets) => {
-                for socket in sockets {
-                    if lacks(&found, socket) {
-                        found.push(BackendAddress {
+                for socket in sockets.into_iter().filter(|socket| lacks(&found, *socket)) {
+                    if resolved.iter().all(|other| other.socket != socket) {
+                        resolved.push(BackendAddress {
                             socket,
                             host: Some(host.clone()),
                         });
@@ -138,27 +170,29 @@ fn addresses(
             }
             Err(message) => {
                 complete = false;
-                let help = "check the name and the resolver (getent hosts), or write an address";
+                let help = "check the name, /etc/hosts and /etc/resolv.conf, or write an address";
                 problems.report(&span, message, help);
             }
         }
     }
+    found.extend(resolved);
     complete.then_some(found)
 }
 
+/// Whether there is no address of this one's family.
 fn lacks(found: &[BackendAddress], socket: SocketAddr) -> bool {
     found
         .iter()
         .all(|other| other.socket.is_ipv4() != socket.is_ipv4())
 }
 
-/// The addresses of `host` in an order of their own: resolvers shuffle, and a restart must find
-/// the same node behind a name.
+/// The addresses of `host` in an order of their own: resolvers shuffle.
 fn lookup(resolver: Resolver, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let mut sockets =
         resolver(host, port).map_err(|error| format!("cannot resolve {host:?}: {error}"))?;
     sockets.retain(|socket| value::usable(*socket).is_ok());
     sockets.sort();
+    sockets.dedup();
     if sockets.is_empty() {
         Err(format!("{host:?} has no usable address"))
     } else {
@@ -167,7 +201,7 @@ fn lookup(resolver: Resolver, host: &str, port: u16) -> Result<Vec<SocketAddr>, 
 }
 
 /// Reports names and addresses that two backends of the pool share.
-fn twice(problems: &Problems, backends: &[(Span, Backend)]) {
+fn twice(problems: &Problems, backends: &[(&Span, Backend)]) {
     for (index, (span, backend)) in backends.iter().enumerate() {
         for (other_span, other) in &backends[..index] {
             let line = problems.line(other_span.start);

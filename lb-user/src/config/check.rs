@@ -30,7 +30,7 @@ pub(super) fn assemble(
                 datapath: draft.datapath,
                 source: draft.source,
                 proxy_protocol: draft.proxy_protocol,
-                max_flows: None,
+                max_flows: draft.max_flows,
             })
         })
         .collect();

@@ -9,13 +9,14 @@ use super::section::{Section, text};
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "name",
     "bind",
     "pool",
     "datapath",
     "source",
     "proxy_protocol",
+    "max_flows",
 ];
 
 /// A listener as the file has it; `None` where a problem was reported.
@@ -26,6 +27,7 @@ pub(super) struct Draft {
     pub datapath: Datapath,
     pub source: Source,
     pub proxy_protocol: bool,
+    pub max_flows: Option<u32>,
 }
 
 /// Every listener of the file.
@@ -85,6 +87,7 @@ fn read(problems: &Problems, node: &Node) -> Draft {
         proxy_protocol: section
             .choice("proxy_protocol", &protocols)
             .is_some_and(|at| at.value),
+        max_flows: section.max_flows(),
     }
 }
 

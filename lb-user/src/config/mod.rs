@@ -3,11 +3,16 @@
 //! Every mistake is reported with its line, what is wrong and what to write, all of a file's at a
 //! time. `docs/configuration.md` is the reference for users.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
 mod backend;
 mod check;
+mod diff;
+mod file;
+mod health;
 mod listener;
 mod model;
 mod pool;
@@ -15,20 +20,24 @@ mod problem;
 mod resolve;
 mod section;
 mod sections;
+mod show;
 mod suggest;
 mod tree;
 mod value;
 mod variables;
 
+pub use diff::{Change, Diff, Remedy, Subject, What, diff};
+pub use file::File;
 pub use model::{
     Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
     Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts, Xdp,
 };
 pub use problem::{ConfigError, Problem};
-pub use resolve::{Resolver, system as system_resolver};
+pub use resolve::Resolver;
 pub use value::show_duration;
 pub use variables::Environment;
 
+use crate::dns::{self, Answers};
 use problem::Problems;
 use section::Section;
 
@@ -36,15 +45,22 @@ const SECTIONS: [&str; 9] = [
     "admin", "agent", "xdp", "snat", "bindings", "timeouts", "limits", "listener", "pool",
 ];
 
-/// Reads the file at `path`, with the process's environment and the system's resolver.
-/// Blocks while DNS names are looked up.
+/// Reads the file at `path`, with the process's environment, and asks for the names in it. Blocks; not to
+/// be called by asynchronous code, which has [`File::read`].
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    parse(&read_file(path)?, &|name| env::var(name), &system_resolver).map_err(|problems| {
-        ConfigError::Invalid {
-            file: path.to_owned(),
-            problems,
-        }
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|source| ConfigError::Read {
+        file: path.to_owned(),
+        source,
+    })?;
+    let file = runtime.block_on(File::read(
+        path,
+        &dns::Source::system(),
+        &Answers::default(),
+    ))?;
+    Ok(file.config)
 }
 
 /// Reads only which agent the file at `path` is for, and where that listens. It needs neither the
@@ -93,6 +109,17 @@ pub fn parse(
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems.into_list()),
     }
+}
+
+/// The DNS names that the text of a file has where addresses belong. Mistakes are left to [`parse`].
+pub fn hosts(text: &str, environment: Environment) -> BTreeSet<String> {
+    let found = RefCell::new(BTreeSet::new());
+    let note = |host: &str, _| {
+        found.borrow_mut().insert(host.to_owned());
+        Ok(Vec::new())
+    };
+    let _ = parse(text, environment, &note);
+    found.into_inner()
 }
 
 fn read(

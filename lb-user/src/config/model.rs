@@ -4,7 +4,6 @@
 //! again: names are unique, every listener's pool exists, every listener's address family has a
 //! backend, addresses and ports are usable.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -111,6 +110,8 @@ pub struct Limits {
     pub sniff_bytes: usize,
     /// RSTs sent a second for packets that belong to no flow.
     pub rst_rate: u32,
+    /// CONNACKs sent a second that refuse a client.
+    pub refusal_rate: u32,
     /// Sources whose packets are dropped.
     pub blocked_sources: Vec<Prefix>,
     /// Client identifiers that are refused.
@@ -123,6 +124,24 @@ pub struct Prefix {
     pub address: IpAddr,
     /// Length in bits of the address's own family: up to 32 or 128.
     pub length: u8,
+}
+
+impl Prefix {
+    /// The prefix that holds the address: with the bits behind its length 0.
+    pub fn masked(self) -> Self {
+        let host = |bits: u32| bits.saturating_sub(u32::from(self.length));
+        let address = match self.address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(host(32)).unwrap_or(0);
+                IpAddr::from((u32::from(v4) & mask).to_be_bytes())
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(host(128)).unwrap_or(0);
+                IpAddr::from((u128::from(v6) & mask).to_be_bytes())
+            }
+        };
+        Self { address, ..self }
+    }
 }
 
 /// Events a second on average, and how many may come at once.
@@ -330,15 +349,6 @@ impl Policy {
             Policy::RoundRobin => "round-robin",
             Policy::LeastConnections => "least-connections",
             Policy::Consistent { .. } => "consistent",
-        }
-    }
-}
-
-impl fmt::Display for BackendAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Some(host) => write!(f, "{} ({host})", self.socket),
-            None => write!(f, "{}", self.socket),
         }
     }
 }

@@ -1,17 +1,24 @@
 //! `[pool.NAME]` and its backends.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::backend;
-use super::model::{Check, Health, Policy, Pool, SourceLimits};
+use super::model::{Policy, Pool, SourceLimits};
 use super::problem::{At, Problems};
 use super::resolve::Resolver;
-use super::section::{Section, check_name, text};
+use super::section::{Section, check_name};
 use super::tree::{Entry, Node, Value};
+use super::{backend, health};
 
-/// The times that health checks may take.
-const TIMES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const KEYS: [&str; 8] = [
+    "policy",
+    "max_load",
+    "health",
+    "slow_start",
+    "reset_rate",
+    "sources",
+    "client_connects",
+    "backend",
+];
 
 /// A pool as the file has it.
 pub(super) struct Draft {
@@ -50,33 +57,25 @@ fn read(problems: &Problems, resolver: Resolver, entry: &Entry) -> Option<Draft>
     };
     let name = check_name(problems, &written);
     let title = format!("[pool.{}]", entry.key);
-    let section = Section::new(
-        problems,
-        &title,
-        Some(&entry.node),
-        &["policy", "health", "backend"],
-    );
-    let policies = [
-        ("round-robin", Some(Policy::RoundRobin)),
-        ("least-connections", None),
-        ("consistent", None),
-    ];
-    let policy = section
-        .choice("policy", &policies)
-        .map_or(Policy::RoundRobin, |at| at.value);
+    let section = Section::new(problems, &title, Some(&entry.node), &KEYS);
+    let policy = policy(problems, &section);
     let health = section
         .get("health")
-        .and_then(|node| health(problems, node));
+        .and_then(|node| health::read(problems, node));
+    let slow_start = section.duration("slow_start", Duration::ZERO..=Duration::from_secs(3600));
+    let sources = section.get("sources").map_or(SourceLimits::NONE, |node| {
+        sources(problems, &entry.key, node)
+    });
     let (backends, complete) = backend::read_all(problems, resolver, &entry.key, &section);
     let name = name?;
     let pool = Pool {
         name: name.value.clone(),
         policy,
         health,
-        slow_start: Duration::ZERO,
-        reset_rate: None,
-        sources: SourceLimits::NONE,
-        client_connects: None,
+        slow_start: slow_start.map_or(Duration::ZERO, |at| at.value),
+        reset_rate: section.pace("reset_rate").map(|at| at.value),
+        sources,
+        client_connects: section.rate("client_connects").map(|at| at.value),
         backends,
     };
     Some(Draft {
@@ -86,96 +85,53 @@ fn read(problems: &Problems, resolver: Resolver, entry: &Entry) -> Option<Draft>
     })
 }
 
-fn health(problems: &Problems, node: &Node) -> Option<Health> {
-    let keys = [
-        "kind", "port", "path", "interval", "timeout", "rise", "fall",
+fn policy(problems: &Problems, section: &Section) -> Policy {
+    const DEFAULT_LOAD: u32 = 125;
+    let bounded = |max_load| Policy::Consistent { max_load };
+    let policies = [
+        ("round-robin", Some(Policy::RoundRobin)),
+        ("least-connections", Some(Policy::LeastConnections)),
+        ("consistent", Some(bounded(DEFAULT_LOAD))),
     ];
-    let section = Section::new(problems, "health", Some(node), &keys);
-    let interval = section.duration("interval", TIMES);
-    let timeout = section.duration("timeout", TIMES);
-    let span = timeout
-        .as_ref()
-        .or(interval.as_ref())
-        .map(|at| at.span.clone());
-    let interval = interval.map_or(Duration::from_secs(1), |at| at.value);
-    let timeout = timeout.map_or(interval / 2, |at| at.value);
-    if let Some(span) = span
-        && timeout > interval
-    {
-        problems.report(
-            &span,
-            "a check's timeout is longer than its interval",
-            "write a timeout of at most the interval: one check ends before the next begins",
-        );
-    }
-    let count = |key| section.integer(key, 1..=1000).map_or(2, |at| at.value);
-    let (rise, fall) = (count("rise"), count("fall"));
-    Some(Health {
-        check: check(problems, &section)?,
-        interval,
-        timeout,
-        rise,
-        fall,
-        jitter: 10,
-    })
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Http,
-    Tcp,
-    Mqtt,
-}
-
-fn check(problems: &Problems, section: &Section) -> Option<Check> {
-    section.required("kind", "\"http\", \"tcp\" or \"mqtt\"");
-    let port = section
-        .integer("port", 1..=65_535)
-        .and_then(|at| u16::try_from(at.value).ok());
-    let kinds = [
-        ("http", Some(Kind::Http)),
-        ("tcp", Some(Kind::Tcp)),
-        ("mqtt", Some(Kind::Mqtt)),
-    ];
-    let kind = section.choice("kind", &kinds)?;
-    if let (Kind::Tcp | Kind::Mqtt, Some(node)) = (kind.value, section.get("path")) {
-        problems.report(
-            &node.span,
-            "only checks of kind \"http\" have a path",
-            "remove path",
-        );
-    }
-    match kind.value {
-        Kind::Http => Some(Check::Http {
-            port: port.unwrap_or(18_083),
-            path: path(problems, section)?,
-            availability: None,
-        }),
-        Kind::Tcp => Some(Check::Tcp { port }),
-        Kind::Mqtt => Some(Check::Mqtt { port }),
+    let written = section.choice("policy", &policies);
+    // With a word that means nothing it can't be said whether this one belongs there.
+    let unknown = written.is_none() && section.get("policy").is_some();
+    let policy = written.map_or(Policy::RoundRobin, |at| at.value);
+    let max_load = section.integer("max_load", 101..=100_000);
+    match (policy, max_load) {
+        (Policy::Consistent { .. }, Some(max_load)) => bounded(max_load.value),
+        (Policy::RoundRobin | Policy::LeastConnections, Some(max_load)) if !unknown => {
+            problems.report(
+                &max_load.span,
+                format!("the policy {:?} has no max_load", policy.as_str()),
+                "remove max_load, or write policy = \"consistent\"",
+            );
+            policy
+        }
+        (policy, _) => policy,
     }
 }
 
-/// The request's target (RFC 9112, section 3.2.1): it goes into a request line as it is.
-fn path(problems: &Problems, section: &Section) -> Option<String> {
-    let example = "\"/api/v5/status\"";
-    let Some(node) = section.get("path") else {
-        return Some("/api/v5/status".to_owned());
+/// `[pool.NAME.sources]`: what one source prefix may do.
+fn sources(problems: &Problems, pool: &str, node: &Node) -> SourceLimits {
+    let keys = ["ipv4_prefix", "ipv6_prefix", "max_flows", "connects"];
+    let title = format!("[pool.{pool}.sources]");
+    let section = Section::new(problems, title, Some(node), &keys);
+    let prefix = |key, most: u8, default| {
+        section
+            .integer(key, 1..=u32::from(most))
+            .and_then(|at| u8::try_from(at.value).ok())
+            .unwrap_or(default)
     };
-    let written = text(problems, node, "path", example)?;
-    if written.value.starts_with('/')
-        && written
-            .value
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#')
-    {
-        return Some(written.value.to_owned());
+    let SourceLimits {
+        v4_prefix,
+        v6_prefix,
+        ..
+    } = SourceLimits::NONE;
+    SourceLimits {
+        v4_prefix: prefix("ipv4_prefix", 32, v4_prefix),
+        v6_prefix: prefix("ipv6_prefix", 128, v6_prefix),
+        max_flows: section.max_flows(),
+        connects: section.rate("connects").map(|at| at.value),
     }
-    let message = format!("path = {:?} is not a path of a URL", written.value);
-    problems.report(
-        &written.span,
-        message,
-        format!("write path = {example}, other characters percent-encoded"),
-    );
-    None
 }

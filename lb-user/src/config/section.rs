@@ -4,10 +4,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::model::Rate;
 use super::problem::{At, Problems, Span};
 use super::suggest::{alternatives, nearest};
 use super::tree::{Node, Table, Value};
 use super::value;
+
+/// As many connections as can be configured for all listeners together.
+pub(super) const MAX_FLOWS: u32 = 1 << 26;
 
 pub(super) struct Section<'a> {
     /// As a user would write it: `[xdp]`, `[[listener]]`.
@@ -207,6 +211,54 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// Most connections of something at a time; `None`: no limit.
+    pub fn max_flows(&self) -> Option<u32> {
+        Some(self.integer("max_flows", 1..=MAX_FLOWS)?.value)
+    }
+
+    /// Events a second, without a burst: `"500/s"`.
+    pub fn pace(&self, key: &str) -> Option<At<u32>> {
+        self.per_second(key, "\"500/s\"", value::pace)
+    }
+
+    /// Events a second, and how many may come at once: `"100/s"`, `"100/s burst 300"`.
+    pub fn rate(&self, key: &str) -> Option<At<Rate>> {
+        self.per_second(key, "\"100/s\" or \"100/s burst 300\"", value::rate)
+    }
+
+    fn per_second<T>(
+        &self,
+        key: &str,
+        examples: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<At<T>> {
+        let node = self.get(key)?;
+        if let Value::Integer(number) = node.value {
+            self.problems.report(
+                &node.span,
+                format!("{key} = {number} has no unit"),
+                format!("write {key} = \"{number}/s\""),
+            );
+            return None;
+        }
+        let written = text(self.problems, node, key, examples)?;
+        let value = parse(written.value);
+        if value.is_none() {
+            self.problems.report(
+                &written.span,
+                format!("{key} = {:?} is not a number a second", written.value),
+                format!(
+                    "write {key} = {examples}, each number from 1 to {}",
+                    value::MAX_RATE
+                ),
+            );
+        }
+        Some(At {
+            span: written.span,
+            value: value?,
+        })
     }
 
     /// A length of time with its unit.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Admin, Agent, Bindings, Limits, Mode, Snat, Timeouts, Xdp};
+use super::model::{Admin, Agent, Bindings, Limits, Mode, Prefix, Snat, Timeouts, Xdp};
 use super::problem::{At, Problems};
 use super::section::{Section, check_name};
 use super::value;
@@ -92,9 +92,7 @@ pub(super) fn xdp(problems: &Problems, root: &Section, needs_interfaces: bool) -
         mode: section
             .choice("mode", &modes)
             .map_or(Mode::Auto, |mode| mode.value),
-        max_flows: section
-            .integer("max_flows", 1..=1 << 26)
-            .map_or(262_144, |max| max.value),
+        max_flows: section.max_flows().unwrap_or(262_144),
     }
 }
 
@@ -212,7 +210,14 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
 }
 
 pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
-    let keys = ["client_id", "sniff_bytes", "rst_rate"];
+    let keys = [
+        "client_id",
+        "sniff_bytes",
+        "rst_rate",
+        "refusal_rate",
+        "blocked_sources",
+        "blocked_clients",
+    ];
     let section = Section::new(problems, "[limits]", root.get("limits"), &keys);
     let client_id = section.integer("client_id", 23..=65_535);
     let sniff_bytes = section.integer("sniff_bytes", 128..=1 << 20);
@@ -231,13 +236,55 @@ pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
             format!("write sniff_bytes = {} or more", client_id + CONNECT_OVERHEAD),
         );
     }
+    let rate = |key| {
+        section
+            .integer(key, 0..=value::MAX_RATE)
+            .map_or(10_000, |rate| rate.value)
+    };
     Limits {
         client_id: client_id as usize,
         sniff_bytes: sniff_bytes as usize,
-        rst_rate: section
-            .integer("rst_rate", 0..=10_000_000)
-            .map_or(10_000, |rate| rate.value),
-        blocked_sources: Vec::new(),
-        blocked_clients: Vec::new(),
+        rst_rate: rate("rst_rate"),
+        refusal_rate: rate("refusal_rate"),
+        blocked_sources: blocked_sources(problems, &section),
+        blocked_clients: blocked_clients(problems, &section),
     }
+}
+
+fn blocked_sources(problems: &Problems, section: &Section) -> Vec<Prefix> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for written in section.texts("blocked_sources", "[\"203.0.113.0/24\"]") {
+        match value::prefix(written.value) {
+            Ok(prefix) if prefixes.contains(&prefix) => problems.report(
+                &written.span,
+                format!("{prefix} is listed twice"),
+                "keep one of the two",
+            ),
+            Ok(prefix) => prefixes.push(prefix),
+            Err((message, help)) => problems.report(&written.span, message, help),
+        }
+    }
+    prefixes
+}
+
+fn blocked_clients(problems: &Problems, section: &Section) -> Vec<String> {
+    let mut clients: Vec<String> = Vec::new();
+    for At { span, value: id } in section.texts("blocked_clients", "[\"sensor-1\"]") {
+        if id.is_empty() {
+            problems.report(
+                &span,
+                "the empty client identifier is not one client's",
+                "write the identifier of the client to block, or remove this entry",
+            );
+        } else if clients.iter().any(|other| other == id) {
+            problems.report(
+                &span,
+                format!("the client {id:?} is listed twice"),
+                "keep one of the two",
+            );
+        } else {
+            clients.push(id.to_owned());
+        }
+    }
+    clients
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::model::{Prefix, Rate};
+
 /// What is wrong with a value, and what to write.
 pub(super) type Complaint = (String, String);
 
@@ -51,6 +53,70 @@ pub(super) fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let (low, high) = text.split_once('-')?;
     let (low, high): (u16, u16) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
     (1024 <= low && low <= high).then_some(low..=high)
+}
+
+/// Most events a second that a rate can allow.
+pub(super) const MAX_RATE: u32 = 10_000_000;
+
+/// `500/s`
+pub(super) fn pace(text: &str) -> Option<u32> {
+    let number = text.trim().strip_suffix("/s")?.trim_end();
+    let number = Some(number).filter(|n| n.bytes().all(|byte| byte.is_ascii_digit()));
+    number?.parse().ok().filter(|n| (1..=MAX_RATE).contains(n))
+}
+
+/// `100/s`, or `100/s burst 300`. Without a burst, what comes in a second may come at once.
+pub(super) fn rate(text: &str) -> Option<Rate> {
+    let Some((per_second, burst)) = text.split_once("burst") else {
+        let per_second = pace(text)?;
+        return Some(Rate {
+            per_second,
+            burst: per_second,
+        });
+    };
+    let burst = burst.trim();
+    Some(Rate {
+        per_second: pace(per_second)?,
+        // The same small language for the number.
+        burst: pace(&format!("{burst}/s"))?,
+    })
+}
+
+/// `203.0.113.0/24`, `2001:db8::/32`, or one address. Bits behind the length must be 0.
+pub(super) fn prefix(text: &str) -> Result<Prefix, Complaint> {
+    let example = "write \"203.0.113.0/24\", \"2001:db8::/32\" or one address";
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err((
+            format!("{text:?} is not an address or a prefix"),
+            example.into(),
+        ));
+    };
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length.map(str::parse::<u8>) {
+        None => bits,
+        Some(Ok(length)) if (1..=bits).contains(&length) => length,
+        Some(_) => {
+            let what = format!("{text:?} has no prefix length from 1 to {bits}");
+            return Err((what, example.into()));
+        }
+    };
+    if let IpAddr::V6(v6) = address
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        let help = format!("write {v4}/{}", length.saturating_sub(96).max(1));
+        return Err((format!("{text:?} is IPv4 in IPv6 clothing"), help));
+    }
+    let prefix = Prefix { address, length };
+    let masked = prefix.masked();
+    if masked != prefix {
+        let what = format!("{text:?} has bits behind its length that are not 0");
+        return Err((what, format!("write \"{masked}\" or \"{address}\"")));
+    }
+    Ok(prefix)
 }
 
 /// What listeners, pools, backends and agents may be called.
@@ -259,6 +325,72 @@ mod tests {
     }
 
     #[test]
+    fn rates() {
+        let rate = |per_second, burst| Some(Rate { per_second, burst });
+        for (text, want) in [
+            ("100/s", rate(100, 100)),
+            ("1/s burst 20", rate(1, 20)),
+            ("10000000/s", rate(MAX_RATE, MAX_RATE)),
+            ("10 /s  burst  5 ", rate(10, 5)),
+            ("", None),
+            ("/s", None),
+            ("100", None),
+            ("0/s", None),
+            ("+5/s", None),
+            ("-5/s", None),
+            ("1.5/s", None),
+            ("10000001/s", None),
+            ("100/m", None),
+            ("100/s burst", None),
+            ("100/s burst 0", None),
+            ("burst 5", None),
+            ("100/s burst 5/s", None),
+            ("100/s burst 5 burst 5", None),
+        ] {
+            assert_eq!(super::rate(text), want, "{text:?}");
+            if let Some(rate) = want {
+                assert_eq!(super::rate(&rate.to_string()), want, "{rate}");
+            }
+        }
+        assert_eq!(pace("500/s"), Some(500));
+        assert_eq!(pace("500/s burst 500"), None);
+    }
+
+    #[test]
+    fn prefixes() {
+        for (text, want) in [
+            ("203.0.113.0/24", "203.0.113.0/24"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("203.0.113.7", "203.0.113.7/32"),
+            ("128.0.0.0/1", "128.0.0.0/1"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("2001:db8::1", "2001:db8::1/128"),
+        ] {
+            assert_eq!(prefix(text).unwrap().to_string(), want);
+        }
+        for (text, message, help) in [
+            ("", "not an address", "203.0.113.0/24"),
+            ("mqtt.example", "not an address", "2001:db8::/32"),
+            ("203.0.113/24", "not an address", "203.0.113.0/24"),
+            ("203.0.113.0/33", "from 1 to 32", "203.0.113.0/24"),
+            ("203.0.113.0/", "from 1 to 32", "203.0.113.0/24"),
+            ("0.0.0.0/0", "from 1 to 32", "one address"),
+            ("2001:db8::/129", "from 1 to 128", "one address"),
+            (
+                "203.0.113.7/24",
+                "not 0",
+                "\"203.0.113.0/24\" or \"203.0.113.7\"",
+            ),
+            ("2001:db8::1/32", "not 0", "\"2001:db8::/32\""),
+            ("::ffff:10.0.0.0/104", "IPv4 in IPv6", "write 10.0.0.0/8"),
+        ] {
+            let (complaint, advice) = prefix(text).unwrap_err();
+            assert!(complaint.contains(message), "{text}: {complaint}");
+            assert!(advice.contains(help), "{text}: {advice}");
+        }
+    }
+
+    #[test]
     fn endpoints() {
         let socket = |text: &str| Ok(Endpoint::Socket(text.parse().unwrap()));
         assert_eq!(endpoint("10.77.1.2:1883"), socket("10.77.1.2:1883"));
@@ -333,6 +465,7 @@ mod tests {
         #[test]
         fn nothing_panics(text in "\\PC{0,40}") {
             let _ = (duration(&text), port_range(&text), is_name(&text), is_interface(&text), endpoint(&text));
+            let _ = (pace(&text), rate(&text), prefix(&text));
         }
     }
 }

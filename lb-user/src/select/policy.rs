@@ -3,11 +3,15 @@
 /// A node of a pool, for one choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Share of new clients; 0: takes none.
-    pub weight: u16,
+    /// The node's number: what a policy remembers of a node follows it, not its place among the others.
+    pub number: u16,
+    /// [`node_key`](super::node_key) of its name.
+    pub key: u64,
+    /// Share of new clients, in 1/256 of what is configured, as slow start has it now; 0: takes none.
+    pub weight: u32,
     /// It may be chosen now.
     pub usable: bool,
-    /// Connections that it has now.
+    /// Connections that it has now, those included that it was chosen for since they were counted.
     pub flows: u32,
 }
 
@@ -21,8 +25,11 @@ impl Candidate {
 
 /// A rule by which a pool's nodes get their clients.
 pub trait Policy {
-    /// The place of the chosen one among `candidates`, which are all nodes of the pool, always in the
-    /// same places; `None` if none [`takes_new`](Candidate::takes_new). `client` is the hash of the
-    /// client identifier, 0 for none.
+    /// The place of the chosen one among `candidates`, which are all nodes of the pool in any order;
+    /// `None` if none [`takes_new`](Candidate::takes_new). `client` is the
+    /// [`shared_hash`](super::shared_hash) of the client identifier, 0 for none.
     fn choose(&mut self, client: u64, candidates: &[Candidate]) -> Option<usize>;
+
+    /// A node left the pool: its number may come back as another one's.
+    fn forget(&mut self, number: u16);
 }

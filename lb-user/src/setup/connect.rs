@@ -91,12 +91,15 @@ impl Connection {
         if self.settings.proxy_protocol && self.proxy.is_empty() {
             self.proxy = proxy_header(&self.key);
         }
-        let client = self.connect.map_or(0, |connect| connect.client);
+        let (client, shared) = self
+            .connect
+            .map_or((0, 0), |connect| (connect.client, connect.shared));
         loop {
             let choice = cx.steering.choose(&Request {
                 listener: self.listener,
                 v4: self.key.is_v4(),
                 client,
+                shared,
                 tried: &self.tried,
             });
             // A slot that was tried already would be tried for ever.

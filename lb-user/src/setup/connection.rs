@@ -81,6 +81,8 @@ pub(super) struct Connect {
     pub keep_alive: u16,
     /// Keyed hash of the client identifier, 0 for none.
     pub client: u64,
+    /// [`shared_hash`](crate::select::shared_hash) of it, 0 for none.
+    pub shared: u64,
     /// All of it has come and is sound.
     pub complete: bool,
 }

@@ -52,6 +52,8 @@ pub struct Request<'a> {
     pub v4: bool,
     /// Keyed hash of the client identifier, 0 for none.
     pub client: u64,
+    /// Its hash under the key that all balancers share ([`crate::select::shared_hash`]), 0 for none.
+    pub shared: u64,
     /// Slots that were tried for this client already.
     pub tried: &'a [u16],
 }

@@ -31,7 +31,7 @@ mod path_mtu;
 mod prefix;
 mod reassembly;
 mod refusal;
-mod rng;
+pub(crate) mod rng;
 mod settings;
 mod snat;
 mod sniff;
@@ -43,6 +43,7 @@ mod timers;
 
 pub use interface::{Choice, Datapath, Failure, InsertError, Request, Steering};
 pub use settings::{ListenerSettings, Settings, Source};
+pub(crate) use splice::hop;
 
 use connection::{Client, Connection, Context, Phase, sniffing_entry};
 use lb_common::cookie::ClientOptions;

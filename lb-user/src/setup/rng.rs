@@ -2,7 +2,7 @@
 
 /// SplitMix64 (Steele, Lea and Flood).
 #[derive(Debug)]
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
     /// Starts from a seed, which should differ with every start of the agent.

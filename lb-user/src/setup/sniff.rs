@@ -3,6 +3,7 @@
 
 use super::connection::{Connect, Connection, Context, Phase, later};
 use super::interface::{Datapath, Steering};
+use crate::select::shared_hash;
 use lb_common::layout::{Hop, Verdict};
 use lb_common::mqtt::{self, Reject, Sniff};
 use lb_common::wire::{Packet, flag};
@@ -103,6 +104,7 @@ impl Connection {
                     protocol: connect.protocol,
                     keep_alive: connect.keep_alive,
                     client: cx.settings.client_hash(connect.client_id),
+                    shared: shared_hash(connect.client_id),
                     complete: connect.complete,
                 });
                 self.next_backend(cx);

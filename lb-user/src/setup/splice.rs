@@ -22,7 +22,7 @@ pub(super) const fn via(mut flow: Flow, hop: &Hop) -> Flow {
 }
 
 /// The next hop in an entry.
-pub(super) fn hop(flow: &Flow) -> Hop {
+pub(crate) fn hop(flow: &Flow) -> Hop {
     Hop {
         ifindex: flow.ifindex,
         dst_mac: flow.dst_mac,

@@ -11,6 +11,7 @@ use super::open::ToBackend;
 use super::reassembly::Reassembly;
 use super::splice::hop;
 use super::{Setups, World};
+use crate::select::shared_hash;
 use lb_common::cookie::ClientOptions;
 use lb_common::layout::{Connecting, Flow, FlowKey, Pending, State, flags, ticks};
 use lb_common::mqtt::{self, Sniff};
@@ -153,6 +154,7 @@ impl Setups {
                 protocol: connect.protocol,
                 keep_alive: connect.keep_alive,
                 client: self.settings.client_hash(connect.client_id),
+                shared: shared_hash(connect.client_id),
                 complete: connect.complete,
             }),
             _ => None,

@@ -57,6 +57,29 @@ fn options() {
             sack(&moved(2)),
         );
         case("SACK of four blocks", sack(&edges), sack(&moved(8)));
+        case("SACK of two blocks", sack(&edges[..4]), sack(&moved(4)));
+        case("SACK of three blocks", sack(&edges[..6]), sack(&moved(6)));
+        case(
+            "SACK of one block where two would fit, with timestamps",
+            [stamps.clone(), sack(&edges[..2]), vec![1; 8]].concat(),
+            [stamps_out.clone(), sack(&moved(2)), vec![1; 8]].concat(),
+        );
+        case(
+            "SACK of one block where two would fit",
+            [sack(&edges[..2]), vec![0; 8]].concat(),
+            [sack(&moved(2)), vec![0; 8]].concat(),
+        );
+        case(
+            "SACK of no block with timestamps",
+            [stamps.clone(), vec![1, 1, 5, 2]].concat(),
+            [stamps_out.clone(), vec![1, 1, 5, 2]].concat(),
+        );
+        case(
+            "an unknown option as long as a SACK block, with timestamps",
+            [stamps.clone(), vec![1, 1, 254, 10], vec![7; 8]].concat(),
+            [stamps_out.clone(), vec![1, 1, 254, 10], vec![7; 8]].concat(),
+        );
+        case("options shorter than timestamps", vec![1; 4], vec![1; 4]);
         case(
             "timestamps behind SACK",
             [sack(&edges[..2]), stamps.clone()].concat(),
@@ -154,13 +177,25 @@ fn options() {
                 [timestamps(1, 2), vec![1, 1, 5, 10]].concat(),
             ),
             ("an option of length 255", vec![254, 255, 1, 1]),
+            ("a SACK alone beyond the header", vec![1, 1, 5, 10]),
+            (
+                "a SACK of which half is beyond the header",
+                [vec![1, 1, 5, 18], vec![7; 8]].concat(),
+            ),
+            (
+                "a SACK behind timestamps of which half is beyond the header",
+                [timestamps(1, 2), vec![1, 1, 5, 18], vec![7; 8]].concat(),
+            ),
         ] {
-            let s = c.client_segment().options(&options).payload(b"data");
-            rows.push(
-                Row::new(name, &s)
-                    .with(move |w| c.open(w))
-                    .drops(Verdict::BadOptions),
-            );
+            // The second payload is long enough to be taken for the rest of the option.
+            for payload in [&b"data"[..], &[7; 40]] {
+                let s = c.client_segment().options(&options).payload(payload);
+                rows.push(
+                    Row::new(name, &s)
+                        .with(move |w| c.open(w))
+                        .drops(Verdict::BadOptions),
+                );
+            }
         }
     }
     table("options", rows);

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use lb_common::checksum::Sum;
-use lb_common::layout::{Flow, FlowKey, State, Verdict};
+use lb_common::layout::{Flow, FlowKey, State, Verdict, flags};
 use lb_common::rewrite;
 use lb_common::wire::{Ipv4, Ipv6, Tcp};
 use proptest::prelude::*;
@@ -81,9 +81,13 @@ fn pieces() -> impl Strategy<Value = Vec<Piece>> {
         (9u8..=255, prop::collection::vec(any::<u8>(), 0..12))
             .prop_map(|(k, d)| Piece::Unknown(k, d)),
     ];
+    let sack = |blocks| prop::collection::vec(any::<(u32, u32)>(), blocks).prop_map(Piece::Sack);
     prop_oneof![
         Just(vec![]),
-        stamps.prop_map(|t| vec![Piece::Nop, Piece::Nop, t]),
+        stamps.clone().prop_map(|t| vec![Piece::Nop, Piece::Nop, t]),
+        sack(1..=4).prop_map(|s| vec![Piece::Nop, Piece::Nop, s]),
+        (stamps, sack(1..=3))
+            .prop_map(|(t, s)| { vec![Piece::Nop, Piece::Nop, t, Piece::Nop, Piece::Nop, s] }),
         prop::collection::vec(piece, 0..8),
     ]
 }
@@ -136,11 +140,13 @@ fn case() -> impl Strategy<Value = Case> {
             prop::array::uniform4(any::<u32>()),
             -14i8..=14,
             any::<([u8; 6], [u8; 6])>(),
+            // Tagged frames don't take the straight path.
+            prop::option::of(0u16..4095),
         );
         (segment, recipe, pieces(), 0u8..=1).prop_map(
             |(
                 (key, (seq, ack, window, tos, ttl, id), flags, payload),
-                (to, adds, shift, macs),
+                (to, adds, shift, macs, vlan),
                 pieces,
                 pad,
             )| {
@@ -151,6 +157,7 @@ fn case() -> impl Strategy<Value = Case> {
                     .payload(&payload)
                     .options(&block(&pieces, pad, Clone::clone));
                 (segment.window, segment.tos, segment.ttl, segment.id) = (window, tos, ttl, id);
+                segment.tags.extend(vlan.map(|vlan| (0x8100, vlan)));
                 let flow = Flow {
                     seq_add: adds[0],
                     ack_add: adds[1],
@@ -161,6 +168,8 @@ fn case() -> impl Strategy<Value = Case> {
                     dst_mac: macs.0,
                     src_mac: macs.1,
                     state: State::Open as u8,
+                    flags: if vlan.is_some() { flags::TAGGED } else { 0 },
+                    vlan: vlan.unwrap_or(0),
                     ..Flow::ZERO
                 }
                 .towards(&key, &to);

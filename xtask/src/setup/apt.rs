@@ -23,11 +23,19 @@ fi
 apt-get install --yes --no-install-recommends "$@"
 for package in "$@"; do
     # Enabled by its package for the next boot; it was not here before, so nobody relies on it.
-    if [ "$package" = mosquitto ]; then
-        if command -v systemctl >/dev/null; then systemctl disable mosquitto.service
-        elif command -v update-rc.d >/dev/null; then update-rc.d mosquitto disable
+    case $package in
+        mosquitto | haproxy) services=$package ;;
+        docker.io) services="docker containerd" ;;
+        *) services= ;;
+    esac
+    for service in $services; do
+        if command -v systemctl >/dev/null; then
+            systemctl disable "$service.service"
+            if [ "$service" = docker ]; then systemctl disable docker.socket; fi
+        elif command -v update-rc.d >/dev/null && [ -e "/etc/init.d/$service" ]; then
+            update-rc.d "$service" disable
         fi
-    fi
+    done
 done"#;
 
 /// Runs as root with the suite's code name and the LLVM version as arguments.

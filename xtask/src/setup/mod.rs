@@ -6,6 +6,7 @@
 mod apt;
 mod distro;
 mod linker;
+mod newer;
 mod tools;
 
 use std::path::Path;
@@ -24,6 +25,8 @@ pub enum Need {
     Linker,
     /// To run things that touch the kernel: the lab and the tests.
     Kernel,
+    /// To run the tests of docker-compose.yml.
+    Compose,
     /// To boot other kernels.
     Vm,
 }
@@ -47,6 +50,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Kernel) {
         bpffs()?;
+    }
+    if needs.contains(&Need::Compose) {
+        newer::ensure()?;
     }
     Ok(())
 }

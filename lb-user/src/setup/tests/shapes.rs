@@ -3,6 +3,7 @@
 use super::super::*;
 use super::world::{LISTENER, MS, SECOND};
 use super::{Backend, Client, World, connect, noise, packet};
+use crate::select::shared_hash;
 use lb_common::layout::{Hop, flags, ticks};
 
 /// Runs a client to the backend's answer and checks that the backend saw the client's bytes.
@@ -39,6 +40,7 @@ fn one_segment() {
     let i = through(&mut world, Client::v4(40_000, connect("sensor-1", 60, b"")));
     let hash = world.setups.settings.client_hash(b"sensor-1");
     assert_eq!(world.steering.clients, [hash]);
+    assert_eq!(world.steering.shared, [shared_hash(b"sensor-1")]);
     assert_eq!(world.steering.opened, [(3, 0, hash)]);
     assert_eq!(world.steering.capabilities, []);
     // SYN and the CONNECT, nothing else came from us before the splice took over.

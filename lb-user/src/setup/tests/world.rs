@@ -112,6 +112,7 @@ impl Datapath for FakeDatapath {
 pub struct FakeSteering {
     pub choices: Vec<Choice>,
     pub clients: Vec<u64>,
+    pub shared: Vec<u64>,
     pub opened: Vec<(u8, u16, u64)>,
     pub failed: Vec<(u16, Failure)>,
     pub capabilities: Vec<(u16, Offered)>,
@@ -121,6 +122,7 @@ pub struct FakeSteering {
 impl Steering for FakeSteering {
     fn choose(&mut self, request: &Request<'_>) -> Option<Choice> {
         self.clients.push(request.client);
+        self.shared.push(request.shared);
         let fits = |c: &&Choice| {
             !self.out_of_service.contains(&c.slot)
                 && (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4

@@ -1,0 +1,81 @@
+//! A client of a fleet after it is connected: it stays, and may come back when its connection is lost.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::client::{Handle, Seen};
+use crate::fleet::{Established, Gauges, Options, establish};
+
+/// A client that lost its connection and is connected again ([`Options::come_back`]).
+#[derive(Clone, Debug)]
+pub struct Comeback {
+    pub client: u32,
+    /// The broker that it was connected to, and the one that it is connected to now.
+    pub brokers: [String; 2],
+    pub lost: Instant,
+    pub back: Instant,
+    /// Attempts to connect that failed in between.
+    pub failures: Vec<String>,
+}
+
+/// Keeps a client connected.
+pub(crate) struct Holder {
+    pub options: Arc<Options>,
+    pub gauges: Arc<Gauges>,
+    pub number: u32,
+    pub handle: Arc<Mutex<Handle>>,
+}
+
+impl Holder {
+    /// Until our DISCONNECT is sent, or the connection ends for good.
+    pub async fn hold(self, mut client: Established) {
+        loop {
+            match client.connection.next().await {
+                Ok(Seen::Disconnected) => break,
+                Ok(_) => continue,
+                Err(_) => {
+                    self.gauges.lost.fetch_add(1, Relaxed);
+                    if !self.options.come_back {
+                        break;
+                    }
+                }
+            }
+            let lost = Instant::now();
+            self.gauges.connected.fetch_sub(1, Relaxed);
+            let (again, failures) = self.come_back().await;
+            self.gauges.connected.fetch_add(1, Relaxed);
+            let before = std::mem::replace(&mut client, again);
+            *self.handle.lock().expect("no panic while it is held") = client.connection.handle();
+            let comeback = Comeback {
+                client: self.number,
+                brokers: [before.broker, client.broker.clone()],
+                lost,
+                back: Instant::now(),
+                failures,
+            };
+            let mut comebacks = self
+                .gauges
+                .comebacks
+                .lock()
+                .expect("no panic while it is held");
+            comebacks.push(comeback);
+        }
+        self.gauges.connected.fetch_sub(1, Relaxed);
+    }
+
+    /// Connects again, and what failed on the way.
+    async fn come_back(&self) -> (Established, Vec<String>) {
+        let mut failures = Vec::new();
+        loop {
+            let attempt = establish(&self.options, self.number);
+            match tokio::time::timeout(self.options.timeout, attempt).await {
+                Ok(Ok(established)) => return (established, failures),
+                Ok(Err(error)) => failures.push(format!("{error:#}")),
+                Err(_) => failures.push(format!("not connected within {:?}", self.options.timeout)),
+            }
+            self.gauges.failures.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Brokers that die, freeze, are drained and restarted, under clients that connect again when they lose
+//! their connection.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lb_tests::balancer::Options;
+use lb_tests::comeback::Comeback;
+use lb_tests::emqx::node::Node;
+use lb_tests::fleet::Fleet;
+use lb_tests::lab::Lab;
+use lb_tests::mqlb::Mqlb;
+
+const CLIENTS: u32 = 3000;
+
+/// These measure times: one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn checked_by_mqtt(more: &str) -> Options {
+    Options {
+        pool: format!(
+            "health = {{ kind = \"mqtt\", interval = \"500ms\", timeout = \"400ms\", rise = 2, fall = 2 }}\n{more}"
+        ),
+        ..Options::default()
+    }
+}
+
+/// A fleet whose clients connect again, all of them connected.
+fn fleet(lab: &Lab, clients: u32) -> Fleet {
+    let fleet = lab.fleet_with(|options| options.come_back = true).unwrap();
+    fleet.connect(0..clients).unwrap().check().unwrap();
+    fleet
+}
+
+/// Waits until so many clients have come back, and takes them.
+fn comebacks(fleet: &Fleet, count: usize, limit: Duration) -> Vec<Comeback> {
+    let start = Instant::now();
+    let mut all = fleet.gauges.take_comebacks();
+    while all.len() < count {
+        assert!(
+            start.elapsed() < limit,
+            "{} of {count} clients are back after {limit:?}",
+            all.len()
+        );
+        thread::sleep(Duration::from_millis(20));
+        all.extend(fleet.gauges.take_comebacks());
+    }
+    all
+}
+
+/// Each client has lost its connection once, found another broker at the first attempt, and soon.
+fn nobody_noticed_more(comebacks: &[Comeback], gone: &str, limit: Duration) {
+    let clients: BTreeSet<_> = comebacks.iter().map(|c| c.client).collect();
+    assert_eq!(clients.len(), comebacks.len(), "somebody was cut off twice");
+    let last = comebacks.iter().map(|c| c.lost).max().unwrap();
+    for comeback in comebacks {
+        assert_eq!(comeback.brokers[0], gone, "{comeback:?}");
+        assert_ne!(comeback.brokers[1], gone, "{comeback:?}");
+        assert!(comeback.failures.is_empty(), "{comeback:?}");
+        let after = comeback.back.saturating_duration_since(last);
+        assert!(
+            after < limit,
+            "{after:?} after the last reset: {comeback:?}"
+        );
+    }
+    let back = comebacks.iter().map(|c| c.back).max().unwrap();
+    println!(
+        "{} clients are back {:?} after the last reset",
+        comebacks.len(),
+        back.saturating_duration_since(last)
+    );
+}
+
+/// New clients that connect all the time; none may fail.
+struct Newcomers<'a> {
+    over: &'a AtomicBool,
+}
+
+impl Drop for Newcomers<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+    }
+}
+
+/// Runs `work` while new clients connect, 50 a second, and leave again. Returns how many there were.
+fn while_others_connect(lab: &Lab, work: impl FnOnce()) -> u32 {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let newcomers = scope.spawn(|| {
+            let fleet = lab
+                .fleet_with(|options| {
+                    options.prefix = "new".into();
+                    options.rate = Some(50);
+                })
+                .unwrap();
+            let mut next = 0;
+            while !over.load(Relaxed) {
+                let round = fleet.connect(next..next + 10).unwrap();
+                assert!(round.failed.is_empty(), "{:?}", round.failed);
+                fleet.disconnect(next..next + 10).unwrap();
+                next += 10;
+            }
+            next
+        });
+        {
+            let _over = Newcomers { over: &over };
+            work();
+        }
+        newcomers.join().unwrap()
+    })
+}
+
+#[test]
+fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
+    let _alone = alone();
+    let mut lab = common::lab_with_brokers(3);
+    let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
+    let fleet = fleet(&lab, CLIENTS);
+    let victims = lab.connections().unwrap()["emqx2"];
+    let mut killed = std::mem::take(&mut lab.brokers);
+    let newcomers = while_others_connect(&lab, || {
+        killed[1].kill();
+        let back = comebacks(&fleet, victims, Duration::from_secs(20));
+        nobody_noticed_more(&back, "emqx2", Duration::from_secs(1));
+        mqlb.wait_for_state("emqx2", "down", Duration::from_secs(5))
+            .unwrap();
+        // New ones go on connecting while it is away.
+        thread::sleep(Duration::from_secs(1));
+    });
+    assert!(newcomers >= 20, "{newcomers} new clients");
+    assert_eq!(fleet.gauges.connected.load(Relaxed), CLIENTS as usize);
+    assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
+    killed[1].restart().unwrap();
+    mqlb.wait_for_state("emqx2", "up", Duration::from_secs(10))
+        .unwrap();
+}
+
+#[test]
+fn a_broker_that_freezes_is_found_out_and_comes_back_slowly() {
+    let _alone = alone();
+    let mut lab = common::lab_with_brokers(3);
+    let options = checked_by_mqtt("slow_start = \"20s\"\n");
+    let mqlb = Mqlb::start(&lab, &options).unwrap();
+    let fleet = fleet(&lab, 300);
+    let victims = lab.connections().unwrap()["emqx1"];
+    let mut brokers = std::mem::take(&mut lab.brokers);
+    brokers[0].signal(libc::SIGSTOP).unwrap();
+    let frozen = Instant::now();
+    mqlb.wait_for_state("emqx1", "down", Duration::from_secs(10))
+        .unwrap();
+    // Two checks, half a second apart and with 0.4 s of patience each, and some time for a busy machine.
+    assert!(
+        frozen.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        frozen.elapsed()
+    );
+    let back = comebacks(&fleet, victims, Duration::from_secs(20));
+    nobody_noticed_more(&back, "emqx1", Duration::from_secs(1));
+    assert_eq!(fleet.gauges.connected.load(Relaxed), 300);
+    assert!(mqlb.counter("reset_down").unwrap() >= victims as u64);
+
+    brokers[0].signal(libc::SIGCONT).unwrap();
+    mqlb.wait_for_state("emqx1", "up", Duration::from_secs(10))
+        .unwrap();
+    // In its first seconds it gets some of the new clients, but not its share of them.
+    let early = lab
+        .fleet_with(|options| options.prefix = "early".into())
+        .unwrap();
+    let placed = early.connect(0..60).unwrap().per_broker();
+    let share = placed.get("emqx1").copied().unwrap_or(0);
+    assert!(share < 15, "{placed:?}");
+    thread::sleep(Duration::from_secs(20));
+    let placed = early.connect(60..120).unwrap().per_broker();
+    assert_eq!(placed["emqx1"], 20, "{placed:?}");
+}
+
+#[test]
+fn a_drain_keeps_its_pace_and_no_connect_fails() {
+    let _alone = alone();
+    const RATE: u32 = 500;
+    let lab = common::lab_with_brokers(3);
+    let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
+    let fleet = fleet(&lab, CLIENTS);
+    let drained = lab.connections().unwrap()["emqx3"];
+    while_others_connect(&lab, || {
+        let done = mqlb
+            .command(&["drain", "emqx3", "--rate", &format!("{RATE}/s")])
+            .unwrap();
+        assert!(done.contains("emqx/emqx3 is draining"), "{done}");
+        let back = comebacks(&fleet, drained, Duration::from_secs(30));
+        nobody_noticed_more(&back, "emqx3", Duration::from_secs(1));
+        let first = back.iter().map(|c| c.lost).min().unwrap();
+        let last = back.iter().map(|c| c.lost).max().unwrap();
+        let took = last.duration_since(first).as_secs_f64();
+        let pace = (drained - 1) as f64 / took;
+        println!("{drained} connections at {pace:.0}/s");
+        assert!((pace / f64::from(RATE) - 1.0).abs() < 0.1, "{pace:.0}/s");
+    });
+    assert_eq!(mqlb.backend("emqx3").unwrap()["state"], "draining");
+    assert_eq!(fleet.gauges.failures.load(Relaxed), 0);
+
+    // Orders outlive the agent.
+    let mut mqlb = mqlb;
+    mqlb.restart().unwrap();
+    assert_eq!(mqlb.backend("emqx3").unwrap()["state"], "draining");
+    mqlb.command(&["ready", "emqx3"]).unwrap();
+    assert_eq!(mqlb.backend("emqx3").unwrap()["state"], "up");
+}
+
+#[test]
+fn all_brokers_are_restarted_and_no_connect_is_refused() {
+    let _alone = alone();
+    let mut lab = common::lab_with_brokers(3);
+    let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
+    let fleet = fleet(&lab, 900);
+    let mut brokers = std::mem::take(&mut lab.brokers);
+    while_others_connect(&lab, || {
+        for broker in &mut brokers {
+            let name = broker.name.clone();
+            mqlb.command(&["drain", &name, "--rate", "1000/s"]).unwrap();
+            let start = Instant::now();
+            while mqlb.backend(&name).unwrap()["flows"] != 0 {
+                assert!(
+                    start.elapsed() < Duration::from_secs(20),
+                    "{name} is not empty"
+                );
+                thread::sleep(Duration::from_millis(20));
+            }
+            broker.restart().unwrap();
+            mqlb.wait_for_state(&name, "draining", Duration::from_secs(10))
+                .unwrap();
+            mqlb.command(&["ready", &name]).unwrap();
+            mqlb.wait_for_state(&name, "up", Duration::from_secs(10))
+                .unwrap();
+        }
+    });
+    let start = Instant::now();
+    while fleet.gauges.connected.load(Relaxed) < 900 {
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "some are not back"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    for comeback in fleet.gauges.take_comebacks() {
+        assert!(comeback.failures.is_empty(), "{comeback:?}");
+    }
+    assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
+}
+
+/// Processor time that a process has used so far, user and system.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The second field, in parentheses, may hold anything. Fields 14 and 15 are in ticks of 10 ms.
+    let fields: Vec<_> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+#[test]
+fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
+    let _alone = alone();
+    const FLAPS: u64 = 15;
+    let lab = common::lab_without_brokers(3);
+    let nodes = Node::start_all(&lab).unwrap();
+    let options = Options {
+        pool: "health = { kind = \"http\", interval = \"200ms\", timeout = \"150ms\", rise = 1, fall = 1 }\n".into(),
+        ..Options::default()
+    };
+    let mqlb = Mqlb::start(&lab, &options).unwrap();
+    let fleet = fleet(&lab, 300);
+    let before = processor_time(mqlb.pid());
+    // Down for a second, up for a second.
+    for _ in 0..FLAPS {
+        for (status, state) in [(500, "down"), (200, "up")] {
+            let start = Instant::now();
+            nodes[0].set_status(status).unwrap();
+            mqlb.wait_for_state("emqx1", state, Duration::from_secs(5))
+                .unwrap();
+            thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+        }
+        // Some who find it up again, and lose it again.
+        fleet.disconnect(0..30).unwrap();
+        fleet.connect(0..30).unwrap();
+    }
+    let used = processor_time(mqlb.pid()) - before;
+    println!("{used:?} of processor time for {FLAPS} flaps");
+    assert!(used < Duration::from_secs(6), "{used:?} in 30 s");
+    let lines = mqlb.log().lines().filter(|l| l.contains("emqx1")).count();
+    assert!(lines < 10 * 2 * FLAPS as usize, "{lines} lines in the log");
+    let start = Instant::now();
+    while fleet.gauges.connected.load(Relaxed) < 300 {
+        let connected = fleet.gauges.connected.load(Relaxed);
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{connected} of 300"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fleet.gauges.lost.load(Relaxed) >= 100, "nobody was on it");
+    assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
+}
