@@ -44,11 +44,13 @@ pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &Flow) -> u32 {
             return drop(Verdict::VlanMismatch, p.length);
         }
         // One after the other, not nested: the stack has 512 bytes for the whole chain of calls.
-        return if open(p, entry, client) {
-            acknowledge(ctx, p)
-        } else {
-            drop(Verdict::EarlySegment, p.length)
-        };
+        if !open(p, entry, client) {
+            return drop(Verdict::EarlySegment, p.length);
+        }
+        if !room(ctx, p) {
+            return drop(Verdict::HelperFailed, p.length);
+        }
+        return acknowledge(ctx, p);
     }
     // Refused, a tuple that is in use there (RFC 5961), or options that can't be spliced as they are.
     let reason = Reason {
@@ -190,32 +192,50 @@ struct Stamped {
     options: [u8; ack::STAMPED],
 }
 
-/// Turns the SYN-ACK into our ACK, with the CONNECT if there is room for it.
+/// Makes room for our ACK and puts the CONNECT behind it, if it is there and there is room. Its length is
+/// on the desk then, or 0.
 #[inline(never)]
+fn room(ctx: &XdpContext, p: &Parsed) -> bool {
+    let Some(desk) = desk() else {
+        return false;
+    };
+    let start = p.l4() as u32 + header_len(desk);
+    let held = pending::held(desk.seen.ticket);
+    let len = held & 0xffff;
+    (desk.len, desk.sum) = (len, (held >> 16) as u16);
+    if len != 0 {
+        if out::resize(ctx, start + len) {
+            if pending::put(ctx, start, desk.seen.ticket, len) {
+                return true;
+            }
+        } else {
+            deliver(ctx, p, desk);
+        }
+    }
+    (desk.len, desk.sum) = (0, 0);
+    count(Verdict::KernelAck, p.length);
+    out::resize(ctx, start)
+}
+
+/// Length of our ACK's TCP header.
+#[inline(always)]
+fn header_len(desk: &Desk) -> u32 {
+    (TCP_LEN
+        + if desk.seen.timestamps {
+            ack::STAMPED
+        } else {
+            0
+        }) as u32
+}
+
+/// Writes the headers.
+#[inline(always)]
 fn acknowledge(ctx: &XdpContext, p: &Parsed) -> u32 {
     let Some(desk) = desk() else {
         return drop(Verdict::HelperFailed, p.length);
     };
-    let stamps = desk.seen.timestamps;
-    let header_len = (TCP_LEN + if stamps { ack::STAMPED } else { 0 }) as u32;
-    let start = p.l4() as u32 + header_len;
-    let held = pending::held(desk.seen.ticket);
-    let (mut len, mut sum) = (held & 0xffff, (held >> 16) as u16);
-    if len != 0 && !out::resize(ctx, start + len) {
-        deliver(ctx, p, desk);
-        len = 0;
-    }
-    if len != 0 && !pending::put(ctx, start, desk.seen.ticket, len) {
-        len = 0;
-    }
-    if len == 0 {
-        sum = 0;
-        count(Verdict::KernelAck, p.length);
-        if !out::resize(ctx, start) {
-            return drop(Verdict::HelperFailed, p.length);
-        }
-    }
-    if !segment(ctx, p, len, sum) || !out::headers(ctx, p, &desk.client, header_len + len) {
+    let tcp_len = header_len(desk) + desk.len;
+    if !segment(ctx, p) || !out::headers(ctx, p, &desk.client, tcp_len) {
         return drop(Verdict::HelperFailed, p.length);
     }
     out::way(ctx, &desk.client)
@@ -223,7 +243,7 @@ fn acknowledge(ctx: &XdpContext, p: &Parsed) -> u32 {
 
 /// Writes the TCP header and its options.
 #[inline(never)]
-fn segment(ctx: &XdpContext, p: &Parsed, len: u32, sum: u16) -> bool {
+fn segment(ctx: &XdpContext, p: &Parsed) -> bool {
     let Some(desk) = desk() else {
         return false;
     };
@@ -241,7 +261,7 @@ fn segment(ctx: &XdpContext, p: &Parsed, len: u32, sum: u16) -> bool {
         },
     };
     let key: FlowKey = desk.client.outgoing();
-    let tcp = ack.header(&key, len, sum);
+    let tcp = ack.header(&key, desk.len, desk.sum);
     if let Some(timestamps) = ack.timestamps {
         let Some(head) = at::<Stamped>(ctx, p.l4()) else {
             return false;

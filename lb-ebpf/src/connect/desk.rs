@@ -21,6 +21,8 @@ pub struct Desk {
     pub key: FlowKey,
     /// The client's tuple as we answer it: where packets of `backend` go.
     pub back: FlowKey,
+    /// Length of the CONNECT behind our ACK.
+    pub len: u32,
     /// Of the client's segment.
     pub seen: Connecting,
     /// The payload's one's complement sum.
