@@ -251,25 +251,22 @@ fn segment(ctx: &XdpContext, p: &Parsed) -> bool {
         seq: desk.backend.last_ack,
         ack: desk.backend.next_seq,
         window: rescale(desk.seen.window, desk.client.window_shift),
-        timestamps: if desk.seen.timestamps {
-            Some(Timestamps {
-                value: desk.seen.tsval,
-                echo: desk.offers.value,
-            })
-        } else {
-            None
+        stamped: desk.seen.timestamps,
+        timestamps: Timestamps {
+            value: desk.seen.tsval,
+            echo: desk.offers.value,
         },
     };
     let key: FlowKey = desk.client.outgoing();
     let tcp = ack.header(&key, desk.len, desk.sum);
-    if let Some(timestamps) = ack.timestamps {
+    if ack.stamped {
         let Some(head) = at::<Stamped>(ctx, p.l4()) else {
             return false;
         };
         // SAFETY: `at` checked the bounds.
         unsafe {
             (*head).tcp = tcp;
-            (*head).options = Ack::stamps(timestamps);
+            (*head).options = Ack::stamps(ack.timestamps);
         }
     } else {
         let Some(head) = at::<Tcp>(ctx, p.l4()) else {
