@@ -47,6 +47,7 @@ pub const fn mss_class(mss: u16) -> u8 {
 
 impl ClientOptions {
     /// The MSS that backends are told.
+    #[inline(always)]
     #[must_use]
     pub const fn mss(self) -> u16 {
         MSS_CLASSES[(self.mss_class & 7) as usize]

@@ -14,7 +14,7 @@ use crate::frame::{Aligned, Parsed};
 use crate::limits::{self, Admission};
 use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::punt::{self, Reason};
-use crate::{reset, syn};
+use crate::{connect, reset, syn};
 
 /// The endpoint of an address and port, all zero if there is none.
 ///
@@ -103,7 +103,8 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: Endpoint) -> u32 {
     }
 }
 
-/// The first segment of a client: from now on its packets have an entry, and the agent reads them.
+/// The first segment of a client. If the kernel can't connect it by itself: from now on its packets have
+/// an entry, and the agent reads them.
 #[inline(never)]
 fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
     match limits::admit(p, listener) {
@@ -113,6 +114,10 @@ fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
         Admission::TooMany => return reset::reset(ctx, p, Verdict::SourceFull),
         Admission::Unknown => return drop(Verdict::HelperFailed, p.length),
     }
+    let verdict = match connect::first(ctx, p, listener) {
+        Ok(action) => return action,
+        Err(verdict) => verdict,
+    };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -141,13 +146,13 @@ fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
         kind: PuntKind::Client,
         listener,
         isn,
-        verdict: Verdict::PuntedNew,
+        verdict,
         bytes: p.length,
     };
-    let verdict = punt::from_client(ctx, p, &reason);
-    if verdict as u32 != Verdict::PuntedNew as u32 {
+    let result = punt::from_client(ctx, p, &reason);
+    if result as u32 != verdict as u32 {
         // The agent knows nothing of it, so nobody would remove the entry. The client comes again.
         let _ = FLOWS.remove(&p.key);
     }
-    drop(verdict, p.length)
+    drop(result, p.length)
 }

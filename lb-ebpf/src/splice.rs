@@ -14,6 +14,7 @@ use lb_common::rewrite::{self, ALIGNED_TIMESTAMPS};
 use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
 
 use crate::clock;
+use crate::connect;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
@@ -29,7 +30,9 @@ pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
     if flow.state == State::Open as u8 {
         flow.closed() && flow.flags & flags::FROM_CLIENT != 0
     } else {
-        flow.state == State::Sniff as u8 && p.seq != flow.next_seq
+        let of_client = flow.state == State::Sniff as u8
+            || flow.state == State::Connecting as u8 && flow.flags & flags::FROM_CLIENT != 0;
+        of_client && p.seq != flow.next_seq
     }
 }
 
@@ -352,6 +355,9 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
 /// A packet of a connection in set-up.
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
+    if flow.state == State::Connecting as u8 {
+        return connect::packet(ctx, p, flow);
+    }
     let mut reason = Reason {
         kind: PuntKind::Backend,
         listener: flow.listener,

@@ -38,6 +38,24 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// An attempt that the XDP program has begun: the SYN is out, the entry is made.
+    pub const fn taken(choice: Choice, key: FlowKey, isn: u32, give_up: u64) -> Self {
+        Self {
+            choice,
+            key,
+            held: true,
+            isn,
+            give_up,
+            interval: FIRST_RETRANSMIT,
+            collisions: 0,
+        }
+    }
+
+    /// When its timer runs next.
+    pub fn next(&self, now: u64) -> u64 {
+        (now + self.interval).min(self.give_up).max(now + 1)
+    }
+
     /// The backend-side key, once it is ours.
     pub const fn key(&self) -> Option<FlowKey> {
         if self.held { Some(self.key) } else { None }

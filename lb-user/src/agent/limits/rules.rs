@@ -39,7 +39,7 @@ impl Rules {
     }
 }
 
-/// The listeners map.
+/// The limits in the listeners map.
 #[must_use]
 pub fn listeners(config: &Config, vips: &[Vip]) -> Vec<Listener> {
     let mut all = vec![Listener::default(); LISTENERS as usize];
@@ -49,7 +49,7 @@ pub fn listeners(config: &Config, vips: &[Vip]) -> Vec<Listener> {
     all
 }
 
-/// The limits of a VIP's entry in the listeners map; whoever else puts something there adds to this.
+/// The limits in a VIP's entry of the listeners map; [`crate::agent`]'s kernel_setup adds the rest.
 fn listener(config: &Config, vips: &[Vip], vip: &Vip) -> Listener {
     let of = &config.listeners[vip.listener];
     let pool = config.pool(of.pool);
