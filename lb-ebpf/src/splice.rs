@@ -40,6 +40,10 @@ pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
 #[inline(never)]
 pub fn known(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if flow.state != State::Open as u8 {
+        // Not within `in_setup`: the stack has 512 bytes for the whole chain of calls.
+        if flow.state == State::Connecting as u8 {
+            return connect::packet(ctx, p, flow);
+        }
         return in_setup(ctx, p, flow);
     }
     if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || flow.flags & flags::RST != 0 {
@@ -352,12 +356,9 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
     p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
-/// A packet of a connection in set-up.
+/// A packet of a connection that the agent sets up.
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
-    if flow.state == State::Connecting as u8 {
-        return connect::packet(ctx, p, flow);
-    }
     let mut reason = Reason {
         kind: PuntKind::Backend,
         listener: flow.listener,
