@@ -57,19 +57,6 @@ fn resident(mqlb: &Mqlb) -> u64 {
     number.and_then(|n| n.parse().ok()).expect("VmRSS")
 }
 
-/// CPU time of the agent so far.
-fn cpu_time(mqlb: &Mqlb) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mqlb.pid())).unwrap();
-    // Behind the command's name, which may hold spaces: utime and stime are fields 14 and 15 (proc(5)).
-    let behind = stat.rsplit_once(')').expect("a name").1;
-    let fields: Vec<_> = behind.split_whitespace().collect();
-    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
-    // SAFETY: sysconf has no preconditions.
-    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    let hertz = u64::try_from(hertz).unwrap();
-    Duration::from_millis((ticks(11) + ticks(12)) * 1000 / hertz)
-}
-
 /// Memory of all maps of the agent, as the kernel accounts for it, in bytes.
 fn map_memory(mqlb: &Mqlb) -> u64 {
     let dir = format!("/proc/{}/fdinfo", mqlb.pid());
@@ -120,10 +107,10 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
     let (span, strict) = span();
     // Once before, so that what is allocated once is.
     connect_for(&lab, Duration::from_millis(500), "warm");
-    let begun = cpu_time(mqlb);
+    let begun = common::cpu_time(mqlb);
     let calm = connect_for(&lab, Duration::from_secs(2), "calm");
-    let calm_cpu = cpu_time(mqlb) - begun;
-    let before = (resident(mqlb), map_memory(mqlb), cpu_time(mqlb));
+    let calm_cpu = common::cpu_time(mqlb) - begun;
+    let before = (resident(mqlb), map_memory(mqlb), common::cpu_time(mqlb));
     let counted = mqlb.counter(counter).unwrap();
 
     // Of half CONNECTs half are SYNs, and one source may punt 65,536 at once.
@@ -136,7 +123,7 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
     let flood = Flood::start(&lab, kind, rate).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let stormy = connect_for(&lab, span, "stormy");
-    let after = (resident(mqlb), map_memory(mqlb), cpu_time(mqlb));
+    let after = (resident(mqlb), map_memory(mqlb), common::cpu_time(mqlb));
     let sent = flood.stop().unwrap();
     let counted = mqlb.counter(counter).unwrap() - counted;
 

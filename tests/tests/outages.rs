@@ -256,15 +256,6 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
     assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
 }
 
-/// Processor time that a process has used so far, user and system.
-fn processor_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The second field, in parentheses, may hold anything. Fields 14 and 15 are in ticks of 10 ms.
-    let fields: Vec<_> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
-}
-
 #[test]
 fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     let _alone = alone();
@@ -277,7 +268,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     };
     let mqlb = Mqlb::start(&lab, &options).unwrap();
     let fleet = fleet(&lab, 300);
-    let before = processor_time(mqlb.pid());
+    let before = common::cpu_time(&mqlb);
     // Down for a second, up for a second.
     for _ in 0..FLAPS {
         for (status, state) in [(500, "down"), (200, "up")] {
@@ -291,7 +282,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
         fleet.disconnect(0..30).unwrap();
         fleet.connect(0..30).unwrap();
     }
-    let used = processor_time(mqlb.pid()) - before;
+    let used = common::cpu_time(&mqlb) - before;
     println!("{used:?} of processor time for {FLAPS} flaps");
     assert!(used < Duration::from_secs(6), "{used:?} in 30 s");
     let lines = mqlb.log().lines().filter(|l| l.contains("emqx1")).count();

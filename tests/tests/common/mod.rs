@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use lb_tests::balancer::{Balancer, Kind, Options};
 use lb_tests::lab::{self, Lab};
+use lb_tests::mqlb::Mqlb;
 use lb_tests::raw::{self, Connect};
 use lb_tests::stand_in::StandIn;
 use sha2::{Digest, Sha256};
@@ -157,4 +158,17 @@ fn sum_of(mut stream: TcpStream, length: usize) -> [u8; 32] {
     }
     assert_eq!(total, length, "bytes received");
     sum.finalize().into()
+}
+
+/// CPU time of the agent so far.
+pub fn cpu_time(mqlb: &Mqlb) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mqlb.pid())).unwrap();
+    // Behind the command's name, which may hold spaces: utime and stime are fields 14 and 15 (proc(5)).
+    let behind = stat.rsplit_once(')').expect("a name").1;
+    let fields: Vec<_> = behind.split_whitespace().collect();
+    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
+    // SAFETY: sysconf has no preconditions.
+    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let hertz = u64::try_from(hertz).unwrap();
+    Duration::from_millis((ticks(11) + ticks(12)) * 1000 / hertz)
 }
