@@ -10,8 +10,8 @@ use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lb_tests::flood::{Flood, Kind};
-use lb_tests::lab::Lab;
+use lb_tests::flood::{Flood, Kind, pin};
+use lb_tests::lab::{self, Lab};
 use lb_tests::latency::Latencies;
 use lb_tests::mqlb::Mqlb;
 use lb_tests::raw::{self, Connect};
@@ -101,7 +101,17 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
     /// Two at once would be measured together.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let lab = common::lab_with_brokers(2);
+    // The attacker has a CPU and a queue of the wire to himself, as with a network card that has several.
+    // SAFETY: sysconf has no preconditions.
+    let several = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } > 1;
+    if several {
+        pin(0).unwrap();
+    }
+    let lab = common::lab_with(lab::Options {
+        backends: 2,
+        queues: if several { 2 } else { 1 },
+        ..lab::Options::default()
+    });
     let balancer = common::balance(&lab, &common::unchecked());
     let Some(mqlb) = balancer.mqlb() else { return };
     let (span, strict) = span();
@@ -120,7 +130,7 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
         RATE
     };
     let rate = (!strict).then_some(all);
-    let flood = Flood::start(&lab, kind, rate).unwrap();
+    let flood = Flood::start(&lab, kind, rate, several.then_some(1)).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     let stormy = connect_for(&lab, span, "stormy");
     let after = (resident(mqlb), map_memory(mqlb), common::cpu_time(mqlb));
