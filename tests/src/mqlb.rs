@@ -285,9 +285,10 @@ fn configuration(lab: &Lab, options: &Options) -> String {
          [agent]\nname = \"{name}\"\nstate_dir = \"{}\"\n\n\
          [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
-         source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n\n\
+         source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n{}\n\n\
          [pool.emqx]\n{}\n",
         directory.display(),
+        options.listener,
         options.pool
     );
     if options.health && !options.pool.contains("health") {
@@ -300,6 +301,9 @@ fn configuration(lab: &Lab, options: &Options) -> String {
             sockets(lab.topology.plan.broker(n)),
             options.weights.get(n).unwrap_or(&1)
         );
+        if let Some(most) = options.max_flows.get(n) {
+            text += &format!("max_flows = {most}\n");
+        }
     }
     text + &options.extra
 }

@@ -200,6 +200,19 @@ impl Topology {
         )
     }
 
+    /// Gives the clients their further address `n`, which only those get that bind to it.
+    ///
+    /// # Errors
+    /// They have it already.
+    pub fn add_client(&self, n: u8) -> Result<Pair> {
+        let pair = self.plan.other_client(n);
+        self.clients.ip([
+            format!("addr add {}/24 dev eth0", pair.v4),
+            format!("addr add {}/64 dev eth0 nodad preferred_lft 0", pair.v6),
+        ])?;
+        Ok(pair)
+    }
+
     fn brokers(&self, arms: Arms) -> Result<()> {
         let bridge = match arms {
             Arms::One => "front",

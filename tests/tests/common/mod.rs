@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use lb_tests::balancer::{Balancer, Kind, Options};
@@ -55,6 +55,24 @@ pub fn unchecked() -> Options {
         health: false,
         ..Options::default()
     }
+}
+
+/// Waits until `done`, and panics if it isn't within `limit`.
+pub fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "{what}, after {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Connections that the lab's mosquittos have logged so far.
+pub fn connections_seen(lab: &Lab) -> usize {
+    let seen = |line: &&str| line.contains("New connection from");
+    lab.brokers
+        .iter()
+        .map(|broker| broker.log().lines().filter(seen).count())
+        .sum()
 }
 
 /// Reads the CONNACK that accepts a connection.

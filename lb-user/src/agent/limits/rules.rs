@@ -39,10 +39,19 @@ impl Rules {
     }
 }
 
+/// An index that stands for no VIP, or for one that is served no more: its connections are not those of
+/// another listener.
+pub(super) fn unserved() -> Listener {
+    Listener {
+        credit: u16::MAX,
+        ..Listener::default()
+    }
+}
+
 /// The limits in the listeners map.
 #[must_use]
 pub fn listeners(config: &Config, vips: &[Vip]) -> Vec<Listener> {
-    let mut all = vec![Listener::default(); LISTENERS as usize];
+    let mut all = vec![unserved(); LISTENERS as usize];
     for vip in vips {
         all[usize::from(vip.index)] = listener(config, vips, vip);
     }
