@@ -209,7 +209,7 @@ impl Glance {
             return Seen::Unusual;
         }
         let start = 2 + more;
-        let end = start + (low & 127) + (more * high << 7);
+        let end = start + (low & 127) + ((more * high) << 7);
         if end > self.len {
             return Seen::Split;
         }
@@ -266,7 +266,7 @@ impl Glance {
                 self.byte(at + 4) as u8,
             ])
             .swap_bytes();
-            let value = four >> (32 - 8 * size & 31);
+            let value = four >> ((32 - 8 * size) & 31);
             let zero = is(known.not_zero) != 0 && value == 0;
             let large = size == 1 && value > 1;
             if identifier > 63 || size == 0 || seen & bit != 0 || zero || large {
@@ -376,6 +376,6 @@ const fn not_ascii(word: u64) -> u64 {
 /// Not zero if a byte of a word of ASCII is `+` or `#`.
 #[inline(always)]
 const fn wildcard(word: u64) -> u64 {
-    let (plus, hash) = (word ^ ONES * b'+' as u64, word ^ ONES * b'#' as u64);
+    let (plus, hash) = (word ^ (ONES * b'+' as u64), word ^ (ONES * b'#' as u64));
     (plus.wrapping_sub(ONES) & !plus | hash.wrapping_sub(ONES) & !hash) & HIGHS
 }

@@ -163,12 +163,12 @@ fn may_open(listener: u32) -> bool {
         return false;
     }
     let pace = &of_listener.client_pace;
+    if pace.interval == 0 {
+        return true;
+    }
     // SAFETY: the helper only reads a clock.
-    pace.interval == 0
-        || binding().is_some_and(|b| {
-            pace.take(b.connects, unsafe { bpf_ktime_get_ns() })
-                .is_some()
-        })
+    let now = unsafe { bpf_ktime_get_ns() };
+    binding().is_some_and(|b| pace.take(b.connects, now).is_some())
 }
 
 /// Counts the connection on the desk, which has been entered.

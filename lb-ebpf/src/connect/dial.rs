@@ -62,8 +62,8 @@ unsafe extern "C" fn try_port(_index: u32, _ctx: *mut c_void) -> i64 {
     let random = unsafe { bpf_get_prandom_u32() };
     // Both are scaled from 16 bits, without a division.
     let ports = (settings.snat_last - settings.snat_first) as u32 + 1;
-    let port = settings.snat_first as u32 + ((random & 0xffff) * ports >> 16);
-    let nth = (random >> 16) * desk.snat_count as u32 >> 16;
+    let port = settings.snat_first as u32 + (((random & 0xffff) * ports) >> 16);
+    let nth = ((random >> 16) * desk.snat_count as u32) >> 16;
     let Some(address) = SNAT.get(desk.snat_first as u32 + nth) else {
         return 1;
     };

@@ -92,7 +92,7 @@ fn payload_sum(desk: &mut Desk) -> u16 {
     bytes[end] = 0;
     bytes[end + 1] = 0;
     bytes[end + 2] = 0;
-    let padded = len + 3 & !3;
+    let padded = (len + 3) & !3;
     let mut sum = Sum::ZERO;
     let mut add = |from: u32| {
         if padded > from {

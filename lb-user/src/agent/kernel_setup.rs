@@ -72,6 +72,9 @@ pub fn write_listeners(
     Ok(())
 }
 
+/// Place and length of a list of source addresses.
+type Range = (u16, u16);
+
 /// The map of source addresses. Places that backends name are never given to other addresses while the map
 /// lives: lists are only added, and equal ones share a place.
 pub struct SnatTable(Vec<[u8; 16]>);
@@ -95,7 +98,7 @@ impl SnatTable {
 
     /// Place and length of a list of addresses, which is entered if it isn't there. Length 0 if the map is
     /// full: then the agent opens all connections to that backend.
-    pub fn range(&mut self, maps: &mut Maps, list: &[[u8; 16]]) -> anyhow::Result<(u16, u16)> {
+    pub fn range(&mut self, maps: &mut Maps, list: &[[u8; 16]]) -> anyhow::Result<Range> {
         let (range, new) = self.find(list);
         for (at, address) in new {
             maps.snat
@@ -106,7 +109,7 @@ impl SnatTable {
     }
 
     /// The same, with the entries that are to be written.
-    fn find(&mut self, list: &[[u8; 16]]) -> ((u16, u16), Vec<(u32, [u8; 16])>) {
+    fn find(&mut self, list: &[[u8; 16]]) -> (Range, Vec<(u32, [u8; 16])>) {
         let Ok(len) = u16::try_from(list.len()) else {
             return ((0, 0), Vec::new());
         };

@@ -968,7 +968,8 @@ fn handed_over() {
         );
     }
 
-    let meanwhile: [(&str, fn(&mut World)); 2] = [
+    type Meanwhile = fn(&mut World);
+    let meanwhile: [(&str, Meanwhile); 2] = [
         ("late", |w| {
             let key = Client::v4().key;
             let mut flow = w.flow(&key).unwrap();
