@@ -156,8 +156,13 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
         counted > sent / 20,
         "{counted} of {sent} counted as {counter}"
     );
-    // A lost SYN costs its client a second, lost data 200 ms.
-    let least = if strict { 0 } else { 150 };
+    // A lost SYN costs its client a second, lost data 200 ms. What the agent must look at waits for its
+    // turn in the ring buffer besides.
+    let least = match (strict, costs.cpu) {
+        (true, _) => 0,
+        (false, Some(_)) => 150,
+        (false, None) => 600,
+    };
     let bound = (10 * p99(&calm)).max(Duration::from_millis(least));
     assert!(p99(&stormy) < bound, "{:?} ≥ {bound:?}", p99(&stormy));
     assert_eq!(before.1, after.1, "memory of the maps");
