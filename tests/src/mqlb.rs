@@ -213,6 +213,16 @@ impl Mqlb {
             .with_context(|| format!("no counter {verdict} in the status: {status}"))
     }
 
+    /// Prints what a failed test's reader wants to know: the end of the log, and the counters.
+    fn tell(&self) {
+        const LINES: usize = 60;
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        let counters = self.status().map(|status| status["counters"].to_string());
+        println!("the end of mqlb's log:\n{end}\nits counters: {counters:?}");
+    }
+
     fn wait_ready(&mut self, lines: usize) -> Result<()> {
         self.process
             .wait_until("READY", Duration::from_secs(30), |process| {
@@ -223,6 +233,9 @@ impl Mqlb {
 
 impl Drop for Mqlb {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
         self.process.kill();
         if let Err(error) = self.command(&["unload"]) {
             eprintln!("mqlb unload: {error:#}");

@@ -91,7 +91,10 @@ impl Drop for Newcomers<'_> {
 }
 
 /// Runs `work` while new clients connect, 50 a second, and leave again. Returns how many there were.
-fn while_others_connect(lab: &Lab, work: impl FnOnce()) -> u32 {
+///
+/// At most `cut_off` of them lose the connection before their CONNACK: a broker that dies may have their
+/// CONNECT already, and nobody can tell what it did with it. Nobody fails otherwise.
+fn while_others_connect(lab: &Lab, cut_off: usize, work: impl FnOnce()) -> u32 {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let newcomers = scope.spawn(|| {
@@ -101,10 +104,13 @@ fn while_others_connect(lab: &Lab, work: impl FnOnce()) -> u32 {
                     options.rate = Some(50);
                 })
                 .unwrap();
-            let mut next = 0;
+            let (mut next, mut resets) = (0, 0);
             while !over.load(Relaxed) {
                 let round = fleet.connect(next..next + 10).unwrap();
-                assert!(round.failed.is_empty(), "{:?}", round.failed);
+                let reset = |why: &str| why.contains("reset by peer");
+                resets += round.failed.iter().filter(|(_, why)| reset(why)).count();
+                let sound = round.failed.iter().all(|(_, why)| reset(why));
+                assert!(sound && resets <= cut_off, "{:?}", round.failed);
                 fleet.disconnect(next..next + 10).unwrap();
                 next += 10;
             }
@@ -126,7 +132,7 @@ fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
     let fleet = fleet(&lab, CLIENTS);
     let victims = lab.connections().unwrap()["emqx2"];
     let mut killed = std::mem::take(&mut lab.brokers);
-    let newcomers = while_others_connect(&lab, || {
+    let newcomers = while_others_connect(&lab, 2, || {
         killed[1].kill();
         let back = comebacks(&fleet, victims, Duration::from_secs(20));
         nobody_noticed_more(&back, "emqx2", Duration::from_secs(1));
@@ -190,7 +196,7 @@ fn a_drain_keeps_its_pace_and_no_connect_fails() {
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
     let fleet = fleet(&lab, CLIENTS);
     let drained = lab.connections().unwrap()["emqx3"];
-    while_others_connect(&lab, || {
+    while_others_connect(&lab, 0, || {
         let done = mqlb
             .command(&["drain", "emqx3", "--rate", &format!("{RATE}/s")])
             .unwrap();
@@ -222,7 +228,7 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
     let fleet = fleet(&lab, 900);
     let mut brokers = std::mem::take(&mut lab.brokers);
-    while_others_connect(&lab, || {
+    while_others_connect(&lab, 0, || {
         for broker in &mut brokers {
             let name = broker.name.clone();
             mqlb.command(&["drain", &name, "--rate", "1000/s"]).unwrap();

@@ -295,6 +295,10 @@ impl Connection {
         let Phase::Connect(attempt) = &self.phase else {
             return;
         };
+        // All attempts of a client share their ISN: what answers an earlier one says nothing of this one.
+        if attempt.key() != Some(packet.key) {
+            return;
+        }
         let tcp = &packet.tcp;
         let for_our_syn = tcp.has(flag::ACK) && tcp.ack() == attempt.isn.wrapping_add(1);
         if tcp.has(flag::RST) {
@@ -313,14 +317,19 @@ impl Connection {
         }
     }
 
-    /// An ICMP error says that our SYN with sequence number `seq` can't reach the backend.
+    /// An ICMP error says that our SYN with sequence number `seq` can't reach the backend that answers with
+    /// `key`.
     pub fn on_unreachable<D: Datapath, S: Steering>(
         &mut self,
         cx: &mut Context<'_, D, S>,
+        key: &FlowKey,
         seq: u32,
     ) {
+        let Phase::Connect(attempt) = &self.phase else {
+            return;
+        };
         // RFC 5927, section 4.1: believed only with a number that we have in flight.
-        if matches!(&self.phase, Phase::Connect(attempt) if attempt.isn == seq) {
+        if attempt.key() == Some(*key) && attempt.isn == seq {
             self.failed(cx, Failure::Unreachable);
         }
     }

@@ -420,9 +420,10 @@ impl Setups {
         let Some(error) = icmp::unreachable(frame) else {
             return;
         };
-        if let Some(id) = self.of_backend(&error.key.reversed(), world) {
+        let key = error.key.reversed();
+        if let Some(id) = self.of_backend(&key, world) {
             self.with(id, world, |connection, cx| {
-                connection.on_unreachable(cx, error.seq);
+                connection.on_unreachable(cx, &key, error.seq);
             });
         }
     }

@@ -120,6 +120,31 @@ fn a_backend_out_of_service_gets_no_client_back() {
 }
 
 #[test]
+fn the_refusal_of_a_backend_out_of_service_is_not_the_next_ones() {
+    let mut world = world(Kernel::Begins, &[Mode::Refuses, Mode::Normal]);
+    world.connect(client());
+    world.run_until("the first SYN", |w| !w.backends[0].syns.is_empty());
+    world.steering.out_of_service.push(0);
+    world.run_until("the answer", answered);
+    assert_eq!(world.steering.failed, []);
+    served_by(&world, 1);
+}
+
+#[test]
+fn unreachable_is_who_the_error_names() {
+    let mut world = world(Kernel::Begins, &[Mode::Silent, Mode::Normal]);
+    world.connect(client());
+    world.run_until("the first SYN", |w| !w.to_backends.is_empty());
+    let syn = world.to_backends[0].clone();
+    world.steering.out_of_service.push(0);
+    // It makes the agent take the connection over: the next SYN has the sequence number that it quotes.
+    world.unreachable(&syn);
+    world.run_until("the answer", answered);
+    assert_eq!(world.steering.failed, []);
+    served_by(&world, 1);
+}
+
+#[test]
 fn an_unreachable_backend_is_left() {
     let mut world = world(Kernel::Begins, &[Mode::Silent, Mode::Normal]);
     world.connect(client());
