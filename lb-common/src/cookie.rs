@@ -8,8 +8,8 @@
 //! └───────────────┴────────┴──────────────────────┘
 //! ```
 //! The 16 `exact` bits depend on the client's ISN, the 8 `coarse` ones don't. All 24 must fit for a
-//! first segment. A segment that doesn't pass but whose coarse bits fit may be a later segment of
-//! the same CONNECT that overtook the first; it must not be answered with a RST.
+//! first segment. Data that doesn't pass but whose coarse bits fit may be a later segment of the
+//! same CONNECT that overtook the first; it must not be answered with a RST.
 
 use crate::layout::FlowKey;
 use crate::siphash::{self, Key};
