@@ -8,8 +8,8 @@
 //! └───────────────┴────────┴──────────────────────┘
 //! ```
 //! The 16 `exact` bits depend on the client's ISN, the 8 `coarse` ones don't. All 24 must fit for a
-//! first segment. A segment that doesn't pass but whose coarse bits fit may be a later segment of
-//! the same CONNECT that overtook the first; it must not be answered with a RST.
+//! first segment. Data that doesn't pass but whose coarse bits fit may be a later segment of the
+//! same CONNECT that overtook the first; it must not be answered with a RST.
 
 use crate::layout::FlowKey;
 use crate::siphash::{self, Key};
@@ -47,6 +47,7 @@ pub const fn mss_class(mss: u16) -> u8 {
 
 impl ClientOptions {
     /// The MSS that backends are told.
+    #[inline(always)]
     #[must_use]
     pub const fn mss(self) -> u16 {
         MSS_CLASSES[(self.mss_class & 7) as usize]

@@ -7,6 +7,7 @@
 //! - [`wire`]: Ethernet, IP and TCP headers, and a packet parsed from a slice
 //! - [`checksum`], [`siphash`]: the arithmetic
 //! - [`cookie`], [`handshake`]: SYN to SYN-ACK without state
+//! - [`opening`]: from a client's first data to the splice: the SYN, the numbers of the recipes
 //! - [`rewrite`], [`window`]: the splice
 //! - [`limits`]: rates, connections at a time, repetitions
 //! - [`reset`]: any segment turned into the RST that answers it
@@ -17,6 +18,7 @@ pub mod handshake;
 pub mod layout;
 pub mod limits;
 pub mod mqtt;
+pub mod opening;
 pub mod options;
 pub mod proxy_v2;
 pub mod reset;

@@ -162,23 +162,128 @@ pub struct Offered {
     pub timestamps: Option<Timestamps>,
 }
 
+/// The same, read one option at a time: the XDP program does it with `bpf_loop`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Offers {
+    /// The option block; zero beyond `len`.
+    pub buffer: [u8; BUFFER],
+    /// Its length in bytes.
+    pub len: u32,
+    /// Next byte to look at.
+    pub at: u32,
+    /// Not zero when the options are malformed.
+    pub bad: u32,
+    /// TSval.
+    pub value: u32,
+    /// TSecr.
+    pub echo: u32,
+    /// Maximum segment size, 0 for none.
+    pub mss: u16,
+    /// Window scale, 15 for none.
+    pub window_scale: u8,
+    /// Bit 0: SACK permitted; bit 1: there are timestamps.
+    pub bits: u8,
+}
+
+impl Offers {
+    const NONE: u8 = 15;
+
+    /// Begins a walk; the caller has filled `buffer`.
+    #[inline(always)]
+    pub const fn begin(&mut self, len: u32) {
+        self.len = len;
+        self.at = 0;
+        self.bad = 0;
+        self.value = 0;
+        self.echo = 0;
+        self.mss = 0;
+        self.window_scale = Self::NONE;
+        self.bits = 0;
+    }
+
+    /// Reads the next option; `false` when done. At most 41 calls.
+    #[inline(always)]
+    pub const fn step(&mut self) -> bool {
+        let at = self.at as usize & (BUFFER - 1);
+        let (kind, len) = match step(&self.buffer, self.len as usize, at) {
+            Step::Option { kind, len, .. } => (kind, len),
+            Step::End => return false,
+            Step::Bad => {
+                self.bad = 1;
+                return false;
+            }
+        };
+        match (kind, len) {
+            (kind::MSS, 4) => {
+                self.mss =
+                    u16::from_be_bytes([byte(&self.buffer, at + 2), byte(&self.buffer, at + 3)]);
+            }
+            (kind::WINDOW_SCALE, 3) => {
+                let scale = byte(&self.buffer, at + 2);
+                // RFC 7323, section 2.3: more than 14 is read as 14.
+                self.window_scale = if scale > 14 { 14 } else { scale };
+            }
+            (kind::SACK_PERMITTED, 2) => self.bits |= 1,
+            (kind::TIMESTAMPS, 10) => {
+                self.value = get4(&self.buffer, at + 2);
+                self.echo = get4(&self.buffer, at + 6);
+                self.bits |= 2;
+            }
+            _ => {}
+        }
+        self.at = (at + len) as u32;
+        true
+    }
+
+    /// What was read.
+    #[inline(always)]
+    #[must_use]
+    pub const fn offered(&self) -> Offered {
+        Offered {
+            // 0 is no segment size; nobody sends it.
+            mss: if self.mss == 0 { None } else { Some(self.mss) },
+            window_scale: if self.window_scale == Self::NONE {
+                None
+            } else {
+                Some(self.window_scale)
+            },
+            sack: self.bits & 1 != 0,
+            timestamps: if self.bits & 2 == 0 {
+                None
+            } else {
+                Some(Timestamps {
+                    value: self.value,
+                    echo: self.echo,
+                })
+            },
+        }
+    }
+}
+
 /// Reads the options of a SYN or SYN-ACK.
 #[must_use]
 pub fn offered(options: &[u8]) -> Offered {
-    let mut o = Offered::default();
-    walk(options, |b, at, kind, len| match (kind, len) {
-        (kind::MSS, 4) => o.mss = Some(u16::from_be_bytes([byte(b, at + 2), byte(b, at + 3)])),
-        (kind::WINDOW_SCALE, 3) => o.window_scale = Some(byte(b, at + 2).min(14)),
-        (kind::SACK_PERMITTED, 2) => o.sack = true,
-        (kind::TIMESTAMPS, 10) => {
-            o.timestamps = Some(Timestamps {
-                value: get4(b, at + 2),
-                echo: get4(b, at + 6),
-            })
+    let (buffer, len) = buffer(options);
+    let mut offers = Offers {
+        buffer,
+        len: 0,
+        at: 0,
+        bad: 0,
+        value: 0,
+        echo: 0,
+        mss: 0,
+        window_scale: 0,
+        bits: 0,
+    };
+    // At most 40.
+    offers.begin(len as u32);
+    for _ in 0..=MAX {
+        if !offers.step() {
+            break;
         }
-        _ => {}
-    });
-    o
+    }
+    offers.offered()
 }
 
 #[cfg(test)]

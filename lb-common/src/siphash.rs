@@ -5,7 +5,7 @@
 /// A 128-bit key.
 pub type Key = [u64; 2];
 
-struct State {
+pub(crate) struct State {
     v0: u64,
     v1: u64,
     v2: u64,
@@ -14,7 +14,7 @@ struct State {
 
 impl State {
     #[inline(always)]
-    const fn new(key: &Key) -> Self {
+    pub(crate) const fn new(key: &Key) -> Self {
         Self {
             v0: key[0] ^ 0x736f_6d65_7073_6575,
             v1: key[1] ^ 0x646f_7261_6e64_6f6d,
@@ -38,14 +38,14 @@ impl State {
     }
 
     #[inline(always)]
-    const fn word(&mut self, m: u64) {
+    pub(crate) const fn word(&mut self, m: u64) {
         self.v3 ^= m;
         self.round();
         self.v0 ^= m;
     }
 
     #[inline(always)]
-    const fn finish(mut self) -> u64 {
+    pub(crate) const fn finish(mut self) -> u64 {
         self.v2 ^= 0xff;
         self.round();
         self.round();

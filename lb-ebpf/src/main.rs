@@ -5,6 +5,7 @@
 //! - [`straight`]: the fast path, what nearly every packet is
 //! - [`splice`]: any packet of a known flow
 //! - [`newcomer`]: a packet for a VIP that belongs to no flow
+//! - [`connect`]: set-up of known clients, without the agent
 //! - [`syn`], [`reset`]: answers made in place
 //! - [`limits`]: who may begin a connection; [`punt`]: hand a packet to the agent
 //! - [`icmp`]: errors about our own packets
@@ -20,6 +21,7 @@
 #![feature(asm_experimental_arch)]
 
 mod clock;
+mod connect;
 mod count;
 mod frame;
 mod icmp;
@@ -47,6 +49,12 @@ pub fn mqlb(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn mqlb_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// The first part of a set-up in the kernel, for measurements.
+#[xdp]
+pub fn mqlb_glance(ctx: XdpContext) -> u32 {
+    measure::glance(&ctx)
 }
 
 /// The packet path on a packet that it has met before: what measurements repeat.

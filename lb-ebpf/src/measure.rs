@@ -7,10 +7,19 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use lb_common::checksum::Sum;
-use lb_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, IPV4_LEN, IPV6_LEN};
+use lb_common::wire::{ETH_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Eth, IPV4_LEN, IPV6_LEN, TCP_LEN};
 
 use crate::frame::at;
-use crate::steer;
+use crate::{connect, steer};
+
+/// A client's segment copied, the CONNECT in it read, its identifier hashed and looked up.
+#[inline(always)]
+pub fn glance(ctx: &XdpContext) -> u32 {
+    // IPv4 and aligned timestamps.
+    let start = (ETH_LEN + IPV4_LEN + TCP_LEN + 12) as u32;
+    connect::glance(ctx, start);
+    xdp_action::XDP_DROP
+}
 
 /// The packet path, on a packet whose TTL (or hop limit) is one higher than it came in with.
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::frame::{Aligned, Parsed};
 use crate::limits::{self, Admission};
 use crate::maps::{ENDPOINTS, FLOWS, SCRATCH, SETTINGS};
 use crate::punt::{self, Reason};
-use crate::{reset, syn};
+use crate::{connect, reset, syn};
 
 /// The endpoint of an address and port, all zero if there is none.
 ///
@@ -98,12 +98,14 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: Endpoint) -> u32 {
         Check::First if says_something => reset::reset(ctx, p, Verdict::ClosedEarly),
         Check::First => drop(Verdict::BareAck, p.length),
         Check::Perhaps if says_something => drop(Verdict::EarlySegment, p.length),
-        Check::Perhaps => drop(Verdict::BareAck, p.length),
-        Check::Wrong => reset::reset(ctx, p, Verdict::ResetUnknown),
+        // Bytes that overtake the first ones are a matter of course, a bare ACK that does isn't. Who was cut
+        // off sends one to ask for the RST that it accepts (RFC 5961, section 3.2), and asks only once.
+        Check::Perhaps | Check::Wrong => reset::reset(ctx, p, Verdict::ResetUnknown),
     }
 }
 
-/// The first segment of a client: from now on its packets have an entry, and the agent reads them.
+/// The first segment of a client. If the kernel can't connect it by itself: from now on its packets have
+/// an entry, and the agent reads them.
 #[inline(never)]
 fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
     match limits::admit(p, listener) {
@@ -113,6 +115,10 @@ fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
         Admission::TooMany => return reset::reset(ctx, p, Verdict::SourceFull),
         Admission::Unknown => return drop(Verdict::HelperFailed, p.length),
     }
+    let verdict = match connect::first(ctx, p, listener) {
+        Ok(action) => return action,
+        Err(verdict) => verdict,
+    };
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return drop(Verdict::HelperFailed, p.length);
     };
@@ -141,13 +147,13 @@ fn first_data(ctx: &XdpContext, p: &Parsed, listener: u8) -> u32 {
         kind: PuntKind::Client,
         listener,
         isn,
-        verdict: Verdict::PuntedNew,
+        verdict,
         bytes: p.length,
     };
-    let verdict = punt::from_client(ctx, p, &reason);
-    if verdict as u32 != Verdict::PuntedNew as u32 {
+    let result = punt::from_client(ctx, p, &reason);
+    if result as u32 != verdict as u32 {
         // The agent knows nothing of it, so nobody would remove the entry. The client comes again.
         let _ = FLOWS.remove(&p.key);
     }
-    drop(verdict, p.length)
+    drop(result, p.length)
 }

@@ -14,6 +14,7 @@ use lb_common::rewrite::{self, ALIGNED_TIMESTAMPS};
 use lb_common::wire::{ETH_LEN, Eth, TCP_LEN, flag};
 
 use crate::clock;
+use crate::connect;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
@@ -29,7 +30,9 @@ pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
     if flow.state == State::Open as u8 {
         flow.closed() && flow.flags & flags::FROM_CLIENT != 0
     } else {
-        flow.state == State::Sniff as u8 && p.seq != flow.next_seq
+        let of_client = flow.state == State::Sniff as u8
+            || flow.state == State::Connecting as u8 && flow.flags & flags::FROM_CLIENT != 0;
+        of_client && p.seq != flow.next_seq
     }
 }
 
@@ -37,6 +40,10 @@ pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
 #[inline(never)]
 pub fn known(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if flow.state != State::Open as u8 {
+        // Not within `in_setup`: the stack has 512 bytes for the whole chain of calls.
+        if flow.state == State::Connecting as u8 {
+            return connect::packet(ctx, p, flow);
+        }
         return in_setup(ctx, p, flow);
     }
     if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || flow.flags & flags::RST != 0 {
@@ -349,7 +356,7 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
     p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
-/// A packet of a connection in set-up.
+/// A packet of a connection that the agent sets up.
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     let mut reason = Reason {

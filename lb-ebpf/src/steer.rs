@@ -14,7 +14,7 @@ use crate::count::{drop, pass};
 use crate::frame::{Parsed, V4, V6, after, at, length, opaque};
 use crate::maps::{ENDPOINTS, FLOWS};
 use crate::straight::{self, Way};
-use crate::{icmp, newcomer, splice};
+use crate::{connect, icmp, newcomer, splice};
 
 /// No action: the packet was parsed.
 const PARSED: u32 = u32::MAX;
@@ -59,6 +59,7 @@ pub fn steer(ctx: &XdpContext) -> u32 {
             return splice::known(ctx, p, flow);
         }
         // A backend's entry stays until it has lingered, so that its port isn't used again too early.
+        connect::withdraw(flow);
         let _ = FLOWS.remove(&p.key);
     }
     newcomer::unknown(ctx, p)

@@ -28,8 +28,12 @@ pub struct Options {
     pub mode: &'static str,
     /// One for each backend; missing ones are 1.
     pub weights: Vec<u16>,
+    /// Most connections of each backend; missing ones have no limit.
+    pub max_flows: Vec<u32>,
     /// The pool's TCP health check, on or off.
     pub health: bool,
+    /// More keys of mqlb's listener.
+    pub listener: String,
     /// More keys of mqlb's pool; with `health` among them, that one counts.
     pub pool: String,
     /// Tables to add to `mqlb.toml`.
@@ -49,7 +53,9 @@ impl Default for Options {
             proxy_protocol: false,
             mode: "auto",
             weights: Vec::new(),
+            max_flows: Vec::new(),
             health: true,
+            listener: String::new(),
             pool: String::new(),
             extra: String::new(),
             resolv_conf: None,

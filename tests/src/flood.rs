@@ -3,6 +3,7 @@
 //! Frames are made by hand and leave through a packet socket. Their sources are nobody's addresses
 //! (198.18.0.0/15, RFC 2544), so the clients' kernel neither knows of the flood nor answers for it.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -43,6 +44,22 @@ mod tcp {
     pub const ACK: u8 = 16;
 }
 
+/// Keeps the calling thread, and the threads and processes that it starts, on one CPU.
+///
+/// # Errors
+/// There is no such CPU.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    // SAFETY: plain old data, for which zero means no CPU.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: CPU_SET ignores CPUs beyond the set's size.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and the size are those of the set.
+    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// A flood under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct Flood {
@@ -53,11 +70,11 @@ pub struct Flood {
 
 impl Flood {
     /// Begins to flood the lab's IPv4 VIP from the clients' namespace, with so many frames a second, or
-    /// as fast as one thread can.
+    /// as fast as one thread can, on CPU `cpu` alone if it is given.
     ///
     /// # Errors
     /// The namespace is gone.
-    pub fn start(lab: &Lab, kind: Kind, rate: Option<u32>) -> Result<Self> {
+    pub fn start(lab: &Lab, kind: Kind, rate: Option<u32>, cpu: Option<usize>) -> Result<Self> {
         let plan = lab.topology.plan;
         let (sent, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (counted, stop) = (Arc::clone(&sent), Arc::clone(&over));
@@ -71,6 +88,9 @@ impl Flood {
             place: 0,
         };
         let thread = lab.topology.clients.spawn(move || {
+            if let Some(cpu) = cpu {
+                pin(cpu).with_context(|| format!("run on CPU {cpu}"))?;
+            }
             let socket = PacketSocket::open("eth0").context("open a packet socket on eth0")?;
             socket.skip_queue()?;
             let begun = Instant::now();

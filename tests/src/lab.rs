@@ -28,6 +28,8 @@ pub struct Options {
     pub wire: Option<wire::Options>,
     /// Make the VIP reachable from the host's own namespace.
     pub host: bool,
+    /// Queues of each wire. With more than one, what a CPU sends takes the queue of its number.
+    pub queues: u32,
 }
 
 impl Default for Options {
@@ -38,6 +40,7 @@ impl Default for Options {
             arms: Arms::Two,
             wire: None,
             host: false,
+            queues: 1,
         }
     }
 }
@@ -76,6 +79,7 @@ impl Lab {
             options.backends,
             options.arms,
             options.wire,
+            options.queues,
         )?;
         if options.host {
             topology.connect_host(&registration, &format!("mqlb-lab{network}"))?;

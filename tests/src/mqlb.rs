@@ -234,6 +234,16 @@ impl Mqlb {
             .with_context(|| format!("no counter {verdict} in the status: {status}"))
     }
 
+    /// Prints what a failed test's reader wants to know: the end of the log, and the counters.
+    fn tell(&self) {
+        const LINES: usize = 60;
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        let counters = self.status().map(|status| status["counters"].to_string());
+        println!("the end of mqlb's log:\n{end}\nits counters: {counters:?}");
+    }
+
     fn wait_ready(&mut self, lines: usize) -> Result<()> {
         self.process
             .wait_until("READY", Duration::from_secs(30), |process| {
@@ -244,6 +254,9 @@ impl Mqlb {
 
 impl Drop for Mqlb {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell();
+        }
         self.process.kill();
         if let Err(error) = self.command(&["unload"]) {
             eprintln!("mqlb unload: {error:#}");
@@ -311,9 +324,10 @@ pub fn configuration(lab: &Lab, options: &Options) -> String {
          [agent]\nname = \"{name}\"\nstate_dir = \"{}\"\n\n\
          [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
-         source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n\n\
+         source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n{}\n\n\
          [pool.emqx]\n{}\n",
         state.display(),
+        options.listener,
         options.pool
     );
     if options.health && !options.pool.contains("health") {
@@ -326,6 +340,9 @@ pub fn configuration(lab: &Lab, options: &Options) -> String {
             sockets(lab.topology.plan.broker(n)),
             options.weights.get(n).unwrap_or(&1)
         );
+        if let Some(most) = options.max_flows.get(n) {
+            text += &format!("max_flows = {most}\n");
+        }
     }
     text + &options.extra
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | VIP, on the balancer's `eth0` | 10.77.0.2 | fd77::2 |
 //! | clients | 10.77.0.10 | fd77::10 |
+//! | their further address n (from 0) | 10.77.0.(128+n) | fd77::(80+n), hexadecimal |
 //! | the host's own shell | 10.77.0.254 | fd77::fe |
 //! | balancer, towards the brokers | 10.77.1.1 | fd77:1::1 |
 //! | broker n (from 0) | 10.77.1.(2+n) | fd77:1::(2+n) |
@@ -49,6 +50,12 @@ impl Plan {
 
     pub fn client(&self) -> Pair {
         self.pair(0, 10)
+    }
+
+    /// Further addresses of the clients, from 0: those who come from elsewhere.
+    pub fn other_client(&self, n: u8) -> Pair {
+        assert!(n < 64);
+        self.pair(0, 128 + n)
     }
 
     pub fn host(&self) -> Pair {

@@ -5,14 +5,18 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::net::TcpSocket;
 
 use crate::lab::Lab;
 use crate::plan::MQTT_PORT;
 
+/// Until a read or a write gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// CONNACK of MQTT 3.1.1: no session, accepted (section 3.2).
 pub const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
-/// A CONNECT packet of MQTT 3.1 or 3.1.1 (section 3.1).
+/// A CONNECT packet of MQTT 3.1, 3.1.1 or, without any property, 5 (section 3.1).
 #[derive(Clone, Debug)]
 pub struct Connect {
     pub protocol: &'static str,
@@ -56,7 +60,13 @@ impl Connect {
         field(&mut body, self.protocol.as_bytes());
         body.extend([self.level, flags]);
         body.extend(self.keep_alive.to_be_bytes());
+        // MQTT 5: properties, and those of the will.
+        let properties: &[u8] = if self.level == 5 { &[0] } else { &[] };
+        body.extend(properties);
         field(&mut body, self.client_id.as_bytes());
+        if self.will.is_some() {
+            body.extend(properties);
+        }
         for (first, second) in [&self.will, &self.login].into_iter().flatten() {
             field(&mut body, first.as_bytes());
             field(&mut body, second);
@@ -102,13 +112,54 @@ pub fn read_packet(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Err(io::Error::other("a remaining length of five bytes"))
 }
 
+/// PINGREQ and PINGRESP (sections 3.12, 3.13).
+pub const PING: [u8; 2] = [0xc0, 0];
+pub const PONG: [u8; 2] = [0xd0, 0];
+
+/// Connects from one of the clients' addresses ([`Topology::add_client`](crate::topology::Topology)) to the
+/// VIP of its family. Reads and writes give up after 20 s.
+///
+/// # Errors
+/// No SYN-ACK within `limit`, or a RST.
+pub fn connect_from(lab: &Lab, source: IpAddr, limit: Duration) -> io::Result<TcpStream> {
+    let vip = lab.topology.plan.vip();
+    let server = match source {
+        IpAddr::V4(_) => SocketAddr::from((vip.v4, MQTT_PORT)),
+        IpAddr::V6(_) => SocketAddr::from((vip.v6, MQTT_PORT)),
+    };
+    let connect = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stream = runtime.block_on(async {
+            let socket = match source {
+                IpAddr::V4(_) => TcpSocket::new_v4()?,
+                IpAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            socket.bind((source, 0).into())?;
+            tokio::time::timeout(limit, socket.connect(server)).await?
+        })?;
+        stream.into_std()
+    };
+    let stream = lab
+        .topology
+        .clients
+        .enter(connect)
+        .map_err(io::Error::other)??;
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
 /// Connects from the clients' namespace to the VIP. Reads and writes give up after 20 s.
 ///
 /// # Errors
 /// The connection could not be made.
 pub fn connect(lab: &Lab, vip: IpAddr) -> Result<TcpStream> {
     let server = SocketAddr::new(vip, MQTT_PORT);
-    let timeout = Duration::from_secs(20);
+    let timeout = PATIENCE;
     // A socket stays in the namespace it was opened in, whoever uses it.
     let stream = lab
         .topology
@@ -170,7 +221,13 @@ mod tests {
 
     #[test]
     fn connect_is_the_bytes_of_the_standard() {
-        let packet = Connect::new("id").encode();
+        let mut connect = Connect::new("id");
+        let packet = connect.encode();
         assert_eq!(packet, b"\x10\x0e\0\x04MQTT\x04\x02\0\x3c\0\x02id");
+        connect.level = 5;
+        connect.will = Some(("t".into(), b"p".to_vec()));
+        let packet = connect.encode();
+        let expected = b"\x10\x16\0\x04MQTT\x05\x06\0\x3c\0\0\x02id\0\0\x01t\0\x01p";
+        assert_eq!(packet, expected);
     }
 }

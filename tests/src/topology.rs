@@ -44,6 +44,8 @@ pub struct Topology {
     pub wires: Vec<Wire>,
     /// On the outer ends of the balancer's interfaces.
     programs: Vec<XdpPass>,
+    /// Queues of each wire.
+    queues: u32,
 }
 
 impl Topology {
@@ -57,6 +59,7 @@ impl Topology {
         brokers: usize,
         arms: Arms,
         wire: Option<wire::Options>,
+        queues: u32,
     ) -> Result<Self> {
         let create = |role: &str| {
             let name = format!("{}-{role}", registration.id());
@@ -77,6 +80,7 @@ impl Topology {
             },
             wires: Vec::new(),
             programs: Vec::new(),
+            queues,
         };
         topology.bridges()?;
         topology.balancer(arms, wire)?;
@@ -196,6 +200,19 @@ impl Topology {
         )
     }
 
+    /// Gives the clients their further address `n`, which only those get that bind to it.
+    ///
+    /// # Errors
+    /// They have it already.
+    pub fn add_client(&self, n: u8) -> Result<Pair> {
+        let pair = self.plan.other_client(n);
+        self.clients.ip([
+            format!("addr add {}/24 dev eth0", pair.v4),
+            format!("addr add {}/64 dev eth0 nodad preferred_lft 0", pair.v6),
+        ])?;
+        Ok(pair)
+    }
+
     fn brokers(&self, arms: Arms) -> Result<()> {
         let bridge = match arms {
             Arms::One => "front",
@@ -232,15 +249,19 @@ impl Topology {
 
     /// A plain wire from `device` in `netns` to `port` in the switch. `own` names its link address.
     fn plug(&self, netns: &Netns, device: &str, port: &str, own: Pair) -> Result<()> {
+        let queues = format!("numtxqueues {0} numrxqueues {0}", self.queues);
         self.switch.ip([
             format!(
-                "link add {port} type veth peer name {device} address {} netns {}",
+                "link add {port} {queues} type veth peer name {device} address {} {queues} netns {}",
                 link_address(own),
                 netns.name()
             ),
             format!("link set {port} up"),
         ])?;
         self.ethtool(netns, device, &["tx", "off"])?;
+        if self.queues > 1 {
+            spread(netns, device, self.queues)?;
+        }
         netns.ip([format!("link set {device} up")])
     }
 
@@ -251,6 +272,18 @@ impl Topology {
             .args(features))?;
         Ok(())
     }
+}
+
+/// Gives each CPU the queue of its number (Documentation/networking/scaling.rst, XPS). sysfs shows the
+/// devices of the namespace that it was mounted in, so it is mounted anew.
+fn spread(netns: &Netns, device: &str, queues: u32) -> Result<()> {
+    for queue in 0..queues {
+        let file = format!("/sys/class/net/{device}/queues/tx-{queue}/xps_cpus");
+        let write = format!("echo {:x} > {file}", 1u32 << queue);
+        let mut ip = std::process::Command::new("ip");
+        run(ip.args(["netns", "exec", netns.name(), "sh", "-c", &write]))?;
+    }
+    Ok(())
 }
 
 /// A locally administered link address that shows the IPv4 address.

@@ -2,9 +2,8 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use lb_tests::balancer::Options;
 use lb_tests::dns::NameServer;
@@ -21,14 +20,6 @@ fn placed(lab: &Lab, prefix: &str, clients: u32) -> Vec<usize> {
     (0..lab.topology.brokers.len())
         .map(|n| placed.get(&Lab::broker_name(n)).copied().unwrap_or(0))
         .collect()
-}
-
-fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < limit, "{what}, after {limit:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -58,7 +49,7 @@ fn orders_act_at_once() {
     assert_eq!(mqlb.backend("emqx1").unwrap()["weight"], 1);
 
     mqlb.command(&["disable", "emqx/emqx2"]).unwrap();
-    wait_for("emqx2 is empty", Duration::from_secs(10), || {
+    common::wait_for("emqx2 is empty", Duration::from_secs(10), || {
         lab.connections().unwrap()["emqx2"] == 0
     });
     assert_eq!(placed(&lab, "disabled", 20), [10, 0, 10]);
@@ -102,7 +93,7 @@ fn another_configuration_takes_effect_as_a_whole_or_not_at_all() {
         "{error}"
     );
     mqlb.signal(libc::SIGHUP).unwrap();
-    wait_for("SIGHUP", Duration::from_secs(5), || {
+    common::wait_for("SIGHUP", Duration::from_secs(5), || {
         mqlb.log().contains("the configuration stays as it was")
     });
     assert_eq!(placed(&lab, "same", 30), [10, 10, 10]);
@@ -129,7 +120,7 @@ fn another_configuration_takes_effect_as_a_whole_or_not_at_all() {
 
     // It is forgotten with its last connection.
     fleet.disconnect(0..30).unwrap();
-    wait_for("emqx3 is forgotten", Duration::from_secs(30), || {
+    common::wait_for("emqx3 is forgotten", Duration::from_secs(30), || {
         mqlb.backend("emqx3").is_err()
     });
 
@@ -238,7 +229,7 @@ fn a_backend_that_is_named_is_followed() {
     fleet.connect(0..5).unwrap().check().unwrap();
     names.set(NAME, lab.topology.plan.broker(1).v6);
     let moved = format!("[{}]:1883", lab.topology.plan.broker(1).v6);
-    wait_for("the name is followed", Duration::from_secs(15), || {
+    common::wait_for("the name is followed", Duration::from_secs(15), || {
         let backend = mqlb.backend("named").unwrap();
         backend["address"][0] == moved.as_str() && backend["state"] == "up"
     });

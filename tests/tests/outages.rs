@@ -91,7 +91,10 @@ impl Drop for Newcomers<'_> {
 }
 
 /// Runs `work` while new clients connect, 50 a second, and leave again. Returns how many there were.
-fn while_others_connect(lab: &Lab, work: impl FnOnce()) -> u32 {
+///
+/// At most `cut_off` of them lose the connection before their CONNACK: a broker that dies may have their
+/// CONNECT already, and nobody can tell what it did with it. Nobody fails otherwise.
+fn while_others_connect(lab: &Lab, cut_off: usize, work: impl FnOnce()) -> u32 {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let newcomers = scope.spawn(|| {
@@ -101,10 +104,13 @@ fn while_others_connect(lab: &Lab, work: impl FnOnce()) -> u32 {
                     options.rate = Some(50);
                 })
                 .unwrap();
-            let mut next = 0;
+            let (mut next, mut resets) = (0, 0);
             while !over.load(Relaxed) {
                 let round = fleet.connect(next..next + 10).unwrap();
-                assert!(round.failed.is_empty(), "{:?}", round.failed);
+                let reset = |why: &str| why.contains("reset by peer");
+                resets += round.failed.iter().filter(|(_, why)| reset(why)).count();
+                let sound = round.failed.iter().all(|(_, why)| reset(why));
+                assert!(sound && resets <= cut_off, "{:?}", round.failed);
                 fleet.disconnect(next..next + 10).unwrap();
                 next += 10;
             }
@@ -126,7 +132,7 @@ fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
     let fleet = fleet(&lab, CLIENTS);
     let victims = lab.connections().unwrap()["emqx2"];
     let mut killed = std::mem::take(&mut lab.brokers);
-    let newcomers = while_others_connect(&lab, || {
+    let newcomers = while_others_connect(&lab, 2, || {
         killed[1].kill();
         let back = comebacks(&fleet, victims, Duration::from_secs(20));
         nobody_noticed_more(&back, "emqx2", Duration::from_secs(1));
@@ -190,7 +196,7 @@ fn a_drain_keeps_its_pace_and_no_connect_fails() {
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
     let fleet = fleet(&lab, CLIENTS);
     let drained = lab.connections().unwrap()["emqx3"];
-    while_others_connect(&lab, || {
+    while_others_connect(&lab, 0, || {
         let done = mqlb
             .command(&["drain", "emqx3", "--rate", &format!("{RATE}/s")])
             .unwrap();
@@ -222,7 +228,7 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
     let fleet = fleet(&lab, 900);
     let mut brokers = std::mem::take(&mut lab.brokers);
-    while_others_connect(&lab, || {
+    while_others_connect(&lab, 0, || {
         for broker in &mut brokers {
             let name = broker.name.clone();
             mqlb.command(&["drain", &name, "--rate", "1000/s"]).unwrap();
@@ -256,15 +262,6 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
     assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
 }
 
-/// Processor time that a process has used so far, user and system.
-fn processor_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The second field, in parentheses, may hold anything. Fields 14 and 15 are in ticks of 10 ms.
-    let fields: Vec<_> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
-    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
-}
-
 #[test]
 fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     let _alone = alone();
@@ -277,7 +274,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     };
     let mqlb = Mqlb::start(&lab, &options).unwrap();
     let fleet = fleet(&lab, 300);
-    let before = processor_time(mqlb.pid());
+    let before = common::cpu_time(&mqlb);
     // Down for a second, up for a second.
     for _ in 0..FLAPS {
         for (status, state) in [(500, "down"), (200, "up")] {
@@ -291,7 +288,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
         fleet.disconnect(0..30).unwrap();
         fleet.connect(0..30).unwrap();
     }
-    let used = processor_time(mqlb.pid()) - before;
+    let used = common::cpu_time(&mqlb) - before;
     println!("{used:?} of processor time for {FLAPS} flaps");
     assert!(used < Duration::from_secs(6), "{used:?} in 30 s");
     let lines = mqlb.log().lines().filter(|l| l.contains("emqx1")).count();

@@ -4,7 +4,6 @@ mod common;
 
 use std::io::{ErrorKind, Read};
 
-use lb_tests::lab::Lab;
 use lb_tests::raw::{self, Connect};
 
 /// The counter that rises, and the bytes that make it rise.
@@ -43,19 +42,11 @@ fn first_bytes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn connections_seen(lab: &Lab) -> usize {
-    let seen = |line: &&str| line.contains("New connection from");
-    lab.brokers
-        .iter()
-        .map(|broker| broker.log().lines().filter(seen).count())
-        .sum()
-}
-
 #[test]
 fn malformed_first_bytes_are_reset_and_counted_and_no_broker_sees_them() {
     let lab = common::lab_with_brokers(2);
     let balancer = common::balance(&lab, &common::unchecked());
-    let before = connections_seen(&lab);
+    let before = common::connections_seen(&lab);
     for vip in lab.topology.plan.vip().addresses() {
         for (counter, bytes) in first_bytes() {
             let count = || balancer.mqlb().map(|mqlb| mqlb.counter(counter).unwrap());
@@ -72,12 +63,16 @@ fn malformed_first_bytes_are_reset_and_counted_and_no_broker_sees_them() {
             }
         }
     }
-    assert_eq!(connections_seen(&lab), before, "connections at the brokers");
+    assert_eq!(
+        common::connections_seen(&lab),
+        before,
+        "connections at the brokers"
+    );
 
     // The same path, with a valid CONNECT: the log does show connections.
     let vip = lab.topology.plan.vip().addresses()[0];
     let connect = Connect::new("client").encode();
     let mut stream = raw::open(&lab, vip, &connect).unwrap();
     common::expect_connack(&mut stream);
-    assert_eq!(connections_seen(&lab), before + 1);
+    assert_eq!(common::connections_seen(&lab), before + 1);
 }

@@ -42,11 +42,22 @@ pub struct Backend {
     pub port: [u8; 2],
     /// 0: free slot, 1: up. (Other states: down, draining, disabled, in this order.)
     pub state: u8,
-    /// Named padding.
-    pub _pad: u8,
+    /// Not 0: the agent counts its connections, and the program opens none by itself.
+    pub by_agent: u8,
     /// Next hop towards it.
     pub hop: Hop,
     /// Moves with every change of `hop`; never 0 in a used slot.
     pub generation: u32,
+    /// Number of its pool ([`Listener::pool`](super::Listener::pool)).
+    pub pool: u16,
+    /// Largest TCP segment that the path to it carries, without options.
+    pub mss: u16,
+    /// Source addresses towards it: the first one's place in the map `SNAT`.
+    pub snat_first: u16,
+    /// And how many; with 0 the program opens no connection to it by itself.
+    pub snat_count: u16,
 }
-const _: () = assert!(size_of::<Backend>() == 44);
+const _: () = assert!(size_of::<Backend>() == 52);
+
+/// Entries of the map `SNAT`: addresses, v4-mapped; all zero where none is.
+pub const SNAT_ADDRESSES: u32 = 1024;

@@ -1,6 +1,6 @@
 //! A flow entry: how one direction of a client's connection is rewritten.
 
-use super::v4_mapped;
+use super::{by_words, v4_mapped};
 use crate::checksum::Sum;
 
 /// The 4-tuple as seen on the wire in one direction, addresses v4-mapped.
@@ -60,6 +60,8 @@ pub enum State {
     Setup = 2,
     /// Spliced.
     Open = 3,
+    /// Either side: the program itself has sent the SYN (see [`Connecting`](super::Connecting)).
+    Connecting = 4,
 }
 
 impl State {
@@ -70,6 +72,7 @@ impl State {
             1 => Some(Self::Sniff),
             2 => Some(Self::Setup),
             3 => Some(Self::Open),
+            4 => Some(Self::Connecting),
             _ => None,
         }
     }
@@ -95,7 +98,8 @@ pub mod flags {
 
 /// One direction of a connection: the rewrite recipe, the next hop and what is known of the sender.
 ///
-/// The agent creates and replaces entries; from `Open` on only the XDP program writes to them.
+/// The agent creates and replaces entries, and so does the XDP program where it sets a connection up
+/// itself; from `Open` on only the program writes to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Flow {
@@ -196,8 +200,15 @@ impl Flow {
     /// `key` is this entry's own key, `to` the tuple that leaves.
     #[must_use]
     pub fn towards(mut self, key: &FlowKey, to: &FlowKey) -> Self {
-        self.new_src = to.src;
-        self.new_dst = to.dst;
+        self.lead(key, to);
+        self
+    }
+
+    /// The same in place.
+    #[inline(always)]
+    pub fn lead(&mut self, key: &FlowKey, to: &FlowKey) {
+        self.new_src = by_words(&to.src);
+        self.new_dst = by_words(&to.dst);
         self.new_src_port = to.src_port;
         self.new_dst_port = to.dst_port;
         let mut addresses = Sum::ZERO;
@@ -207,7 +218,6 @@ impl Flow {
         addresses.replace(&key.src_port, &to.src_port);
         addresses.replace(&key.dst_port, &to.dst_port);
         self.l4_diff = addresses.fold();
-        self
     }
 
     /// The tuple of packets after this recipe.
@@ -275,6 +285,7 @@ pub mod ticks {
     }
 
     /// A span in ticks, rounded up, saturating at a year.
+    #[inline(always)]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "bounded by the minimum")]
     pub const fn span(ns: u64) -> u32 {

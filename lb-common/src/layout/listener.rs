@@ -1,14 +1,28 @@
-//! A listener's settings that the XDP program needs beyond the SYN-ACK.
+//! A listener's settings that the XDP program needs beyond the SYN-ACK: to open connections, and their limits.
 
 use crate::limits::client::ClientPace;
 use crate::limits::rate::Pace;
+
+/// Values of [`Listener::source`].
+pub mod source_mode {
+    /// One of the balancer's addresses.
+    pub const SNAT: u8 = 1;
+    /// The client's own.
+    pub const CLIENT: u8 = 2;
+}
 
 /// Value of the listeners map; the index is [`super::Endpoint::listener`]. Written by the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Listener {
-    /// Bits, none of them used yet.
-    pub flags: u32,
+    /// Not 0: the program sets up connections of known clients by itself.
+    pub steer: u8,
+    /// Source address towards the backends, see [`source_mode`].
+    pub source: u8,
+    /// Window scale that SYN-ACKs promise.
+    pub window_scale: u8,
+    /// What SYN-ACKs answer, as in [`Endpoint::answers`](super::Endpoint).
+    pub answers: u8,
     /// The pool's number: sources are counted for each pool.
     pub pool: u16,
     /// Cell of the credits map that limits its connections; several addresses of one listener of the
@@ -20,8 +34,8 @@ pub struct Listener {
     pub v4_bits: u8,
     /// Leading bits that make a source, of IPv6 addresses: up to 128.
     pub v6_bits: u8,
-    /// Named padding.
-    pub _pad: [u8; 2],
+    /// MSS that SYN-ACKs announce.
+    pub mss: u16,
     /// CONNECTs from one source.
     pub source_pace: Pace,
     /// CONNECTs with one client identifier.

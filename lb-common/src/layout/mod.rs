@@ -5,20 +5,24 @@
 
 mod backend;
 mod binding;
+mod connecting;
 mod flow;
 mod listener;
+mod pending;
 mod punt;
 mod settings;
 mod source;
 mod verdict;
 mod vip;
 
-pub use backend::{Backend, Hop};
+pub use backend::{Backend, Hop, SNAT_ADDRESSES};
 pub use binding::Binding;
+pub use connecting::Connecting;
 pub use flow::{Flow, FlowKey, State, flags, ticks};
-pub use listener::Listener;
+pub use listener::{Listener, source_mode};
+pub use pending::{PENDING_DATA, PENDING_SLOTS, Pending};
 pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
-pub use settings::{Bucket, Settings};
+pub use settings::{Bucket, IdleLimits, Settings};
 pub use source::{Source, SourceKey};
 pub use verdict::{Counter, Verdict};
 pub use vip::{Endpoint, EndpointKey, EndpointKind};
@@ -73,6 +77,7 @@ pod!(
     Binding,
     Flow,
     FlowKey,
+    Pending,
     Settings,
     Bucket,
     Counter,

@@ -10,6 +10,9 @@ pub enum PuntKind {
     Backend = 2,
     /// An ICMP error about one of our connections.
     Icmp = 3,
+    /// A backend's SYN-ACK that the program has answered, but without the CONNECT, for which the frame
+    /// had no room: the agent sends it. `isn` is the ticket of the [`Pending`](super::Pending).
+    Deliver = 4,
 }
 
 /// Frame bytes of a small record.
@@ -29,7 +32,7 @@ pub struct Punt {
     pub captured: u16,
     /// Bytes of the frame on the wire.
     pub length: u16,
-    /// [`PuntKind::Client`]: the client's ISN.
+    /// [`PuntKind::Client`]: the client's ISN. [`PuntKind::Deliver`]: a ticket.
     pub isn: u32,
     /// A [`PuntKind`].
     pub kind: u8,

@@ -154,6 +154,32 @@ verdicts! {
     BackendsFull = 56 => "backends_full",
     /// More refusals than are sent in a second: RST instead.
     RefusalLimited = 57 => "refusal_limited",
+    /// CONNECT of a known client, turned into the SYN to its backend by the kernel.
+    KernelSyn = 58 => "kernel_syn",
+    /// The same CONNECT again, because the backend hasn't answered yet: SYN again.
+    KernelSynAgain = 59 => "kernel_syn_again",
+    /// First data, handed to the agent because: no client identifier, or one that is bound to no backend.
+    PuntedUnbound = 60 => "punted_unbound",
+    /// …the backend that the client is bound to takes none now, or can't be reached by this client.
+    PuntedBackend = 61 => "punted_backend",
+    /// …the CONNECT doesn't end in this segment.
+    PuntedSplit = 62 => "punted_split",
+    /// …the CONNECT has something that the kernel doesn't read, or its segment has.
+    PuntedUnusual = 63 => "punted_unusual",
+    /// …the segment, or the client identifier in it, is longer than the kernel keeps.
+    PuntedOversized = 64 => "punted_oversized",
+    /// …no source port was found in a few tries.
+    PuntedNoPort = 65 => "punted_no_port",
+    /// …its listener or its backend has as many connections as it may, or its client connects too often.
+    PuntedFull = 66 => "punted_full",
+    /// A connection that the kernel began, and that the agent takes over: the backend refused, stayed
+    /// silent, is out of service since, or answered with options that the agent must look at.
+    PuntedTakeover = 67 => "punted_takeover",
+    /// A backend's SYN-ACK whose frame had no room for the CONNECT: the agent sends it.
+    PuntedDelivery = 68 => "punted_delivery",
+    /// SYN-ACK answered by the kernel without the CONNECT: that comes from the agent, or from the client
+    /// once more.
+    KernelAck = 69 => "kernel_ack",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -51,6 +51,7 @@
 mod connect;
 mod fixed_header;
 mod flags;
+mod glance;
 mod properties;
 mod reader;
 mod refusal;
@@ -59,6 +60,7 @@ mod reject;
 mod tests;
 mod utf8;
 
+pub use glance::{Glance, LONGEST_ID, ROOM, Seen};
 pub use refusal::{Refused, refusal};
 pub use reject::Reject;
 

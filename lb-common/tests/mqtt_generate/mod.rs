@@ -1,5 +1,10 @@
 //! Random valid CONNECTs, encoded by mqttbytes, and what can happen to them.
 
+#![allow(
+    dead_code,
+    reason = "every test file compiles this module and uses another part of it"
+)]
+
 use bytes::{Bytes, BytesMut};
 use lb_common::mqtt::Protocol;
 use mqttbytes::{QoS, v4, v5};

@@ -84,7 +84,7 @@ pub fn frame(e: &Emit<'_>) -> anyhow::Result<Vec<u8>> {
         src_mac: CLIENT_MAC,
         ..Hop::default()
     };
-    let mut out = vec![0; 256];
+    let mut out = vec![0; 512];
     let length = emit(e, &hop, &mut out).context("the frame is too long")?;
     out.truncate(length);
     Ok(out)

@@ -17,9 +17,11 @@
 //! indirect call. The column `empty` is the empty program under the same conditions, in calls between
 //! those of the row; `net` is the difference.
 //!
-//! - [`frames`]: the packets; [`scene`]: programs and maps; [`rows`]: what is measured; [`table`]: shown
+//! - [`frames`]: the packets; [`scene`]: programs and maps; [`rows`], [`known`]: what is measured;
+//!   [`table`]: shown
 
 mod frames;
+mod known;
 mod rows;
 mod scene;
 mod table;

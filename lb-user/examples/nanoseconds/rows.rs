@@ -2,11 +2,12 @@
 
 use anyhow::{Context, ensure};
 use lb_common::cookie;
-use lb_common::layout::flags;
+use lb_common::layout::{Verdict, flags};
 use lb_common::options::Timestamps;
 use lb_common::wire::{Emit, SynOptions, flag};
 
 use crate::frames::{self, Options, STAMPS, VIP, arp, flow_key, flow_key_v6, frame, segment};
+use crate::known;
 use crate::scene::{MANY, SETTINGS, Scene};
 use crate::table::Row;
 
@@ -16,12 +17,12 @@ const TX: u32 = 3;
 
 /// How often a row's packet runs: packets a call, and calls.
 #[derive(Clone, Copy)]
-struct Runs {
-    packets: u32,
-    calls: u32,
+pub struct Runs {
+    pub packets: u32,
+    pub calls: u32,
 }
 /// The packet comes out as it went in, or as one that may go in again.
-const STEADY: Runs = Runs {
+pub const STEADY: Runs = Runs {
     packets: 1_000_000,
     calls: 7,
 };
@@ -65,6 +66,7 @@ pub fn measure(scene: &mut Scene) -> anyhow::Result<Vec<Row>> {
         }
     }
     others(scene, &mut rows)?;
+    known::measure(scene, &mut rows)?;
     scene.chain(MANY, flags::FROM_CLIENT)?;
     for (what, options, payload) in &SPLICED[..3] {
         let frame = frames::spliced(flow_key(0), *options, payload)?;
@@ -134,7 +136,7 @@ fn spliced(
     flows: u32,
     frame: &[u8],
 ) -> anyhow::Result<Row> {
-    let before = scene.spliced()?;
+    let before = scene.counted(Verdict::Spliced)?;
     let (row, last) = row(
         scene,
         &format!("{what}, {direction}"),
@@ -145,7 +147,7 @@ fn spliced(
         TX,
     )?;
     // Not one packet of the row may have taken another way.
-    let spliced = scene.spliced()? - before;
+    let spliced = scene.counted(Verdict::Spliced)? - before;
     let packets = u64::from(STEADY.calls) * u64::from(STEADY.packets);
     ensure!(
         spliced == packets,
@@ -160,7 +162,7 @@ fn spliced(
 }
 
 /// Measures one row, and the empty program in the same way; gives the frame that came out last too.
-fn row(
+pub fn row(
     scene: &Scene,
     name: &str,
     program: &str,
@@ -194,11 +196,11 @@ fn row(
     Ok((row, last))
 }
 
-fn least(values: &[f64]) -> f64 {
+pub fn least(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

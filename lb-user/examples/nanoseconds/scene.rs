@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, PerCpuArray};
 use aya::programs::{Program, TestRun, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::layout::{
-    Counter, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Settings, State, Verdict,
+    Backend, Binding, Counter, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits,
+    Listener, Settings, State, Verdict, source_mode,
 };
+use lb_common::limits::credit::{Credit, UNLIMITED, of_backend};
 
 use crate::frames::{CLIENT_MAC, OUR_MAC, VIP, flow_key, flow_key_v6};
 use crate::table::Size;
@@ -26,6 +28,15 @@ pub const SETTINGS: Settings = Settings {
     snat_first: 20_000,
     snat_last: 29_999,
     reset_rate: 0,
+    idle: IdleLimits {
+        grace: 10_000_000_000,
+        least: 0,
+        zero: 0,
+    },
+    linger: u32::MAX,
+    connect_timeout: u32::MAX,
+    client_id: 65_535,
+    _pad: 0,
 };
 
 pub struct Scene {
@@ -117,14 +128,69 @@ impl Scene {
         Ok(())
     }
 
-    /// How many packets were spliced so far.
-    pub fn spliced(&self) -> anyhow::Result<u64> {
+    /// Lets the program set up connections by itself: a backend, and clients that are bound to it.
+    pub fn knows(&mut self, client: u64) -> anyhow::Result<()> {
+        const SLOT: u16 = 2;
+        const ADDRESSES: u8 = 16;
+        let listener = Listener {
+            steer: 1,
+            source: source_mode::SNAT,
+            window_scale: 7,
+            answers: 7,
+            pool: 0,
+            mss: 1460,
+            ..Listener::default()
+        };
+        Array::<_, Listener>::try_from(self.map("LISTENERS")?)?.set(0, listener, 0)?;
+        let endless = Credit {
+            opened: 0,
+            open_until: UNLIMITED,
+        };
+        let mut credits = Array::<_, Credit>::try_from(self.map("CREDITS")?)?;
+        credits.set(0, endless, 0)?;
+        credits.set(of_backend(SLOT), endless, 0)?;
+        let backend = Backend {
+            address: FlowKey::v4([10, 77, 1, 2], 0, VIP, 0).src,
+            port: 1883u16.to_be_bytes(),
+            state: 1,
+            hop: Hop {
+                ifindex: IFINDEX,
+                dst_mac: CLIENT_MAC,
+                src_mac: OUR_MAC,
+                ..Hop::default()
+            },
+            generation: 1,
+            mss: 1460,
+            snat_count: ADDRESSES.into(),
+            ..Backend::default()
+        };
+        Array::<_, Backend>::try_from(self.map("BACKENDS")?)?.set(SLOT.into(), backend, 0)?;
+        let mut snat = Array::<_, [u8; 16]>::try_from(self.map("SNAT")?)?;
+        for n in 0..ADDRESSES {
+            let address = FlowKey::v4([10, 77, 1, 100 + n], 0, VIP, 0).src;
+            snat.set(n.into(), address, 0)?;
+        }
+        let binding = Binding {
+            backend: SLOT,
+            ..Binding::default()
+        };
+        HashMap::<_, u64, Binding>::try_from(self.map("BINDINGS")?)?.insert(client, binding, 0)?;
+        Ok(())
+    }
+
+    fn map(&mut self, name: &str) -> anyhow::Result<&mut Map> {
+        let map = self.ebpf.map_mut(name);
+        map.with_context(|| format!("no map {name}"))
+    }
+
+    /// How many packets were counted under a verdict so far.
+    pub fn counted(&self, verdict: Verdict) -> anyhow::Result<u64> {
         let counters: PerCpuArray<_, Counter> = self
             .ebpf
             .map("COUNTERS")
             .context("no map COUNTERS")?
             .try_into()?;
-        let per_cpu = counters.get(&(Verdict::Spliced as u32), 0)?;
+        let per_cpu = counters.get(&(verdict as u32), 0)?;
         Ok(per_cpu.iter().map(|c| c.packets).sum())
     }
 
@@ -135,7 +201,7 @@ impl Scene {
             .program(program)
             .context("no such program")?
             .try_into()?;
-        let mut out = vec![0; 256];
+        let mut out = vec![0; 2048];
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),

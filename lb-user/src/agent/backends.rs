@@ -93,7 +93,15 @@ impl Core {
             for path in node.paths.iter_mut().filter(|p| p.address == news.address) {
                 match &news.hop {
                     Ok(hop) => {
-                        if path.set_hop(hop, &self.config.snat.addresses) {
+                        let other = path.set_hop(hop, &self.config.snat.addresses);
+                        match self.snat.range(&mut self.kernel.maps, &path.snat) {
+                            Ok(range) => path.snat_range = range,
+                            Err(error) => tracing::warn!(
+                                "{error:#}; the agent opens all connections to backend {}",
+                                node.name
+                            ),
+                        }
+                        if other {
                             tracing::info!(
                                 "backend {} {} is reached by interface {}",
                                 node.name,

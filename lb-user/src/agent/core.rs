@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::evict::Evictor;
 use super::kernel::{Kernel, Tallies};
+use super::kernel_setup::{self, SnatTable};
 use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::orders::Orders;
@@ -72,6 +73,7 @@ pub struct Core {
     pub(super) steerer: Steerer,
     pub(super) vips: Vec<Vip>,
     pub(super) secrets: Secrets,
+    pub(super) snat: SnatTable,
     pub(super) orders: Orders,
     pub(super) evictor: Evictor,
     pub(super) checks: Checks,
@@ -120,9 +122,7 @@ pub(super) fn settings(config: &Config, secrets: &Secrets) -> Settings {
         },
         sniff_timeout: nanos(config.timeouts.sniff),
         connect_timeout: nanos(config.timeouts.connect),
-        idle_grace: nanos(config.timeouts.grace),
-        keep_alive_least: nanos(config.timeouts.keepalive_least),
-        idle_keepalive_zero: nanos(config.timeouts.keepalive_zero),
+        idle: kernel_setup::idle_limits(config),
         sniff_bytes: config.limits.sniff_bytes,
         total_bytes: SETUP_BYTES,
         connections: SETUPS,
@@ -169,6 +169,7 @@ impl Core {
             checks,
             events,
             ready: false,
+            snat: SnatTable::read(&kernel.maps)?,
             config,
             kernel,
             vips,
@@ -220,6 +221,13 @@ impl Core {
             }
         }
         vips::write(&mut self.kernel.maps, &self.vips, &self.steerer.nodes)?;
+        let rules = self.limits.rules().get();
+        kernel_setup::write_listeners(
+            &mut self.kernel.maps,
+            &self.config,
+            &self.vips,
+            &rules.listeners,
+        )?;
         self.share();
         Ok(())
     }

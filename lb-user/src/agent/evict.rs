@@ -1,6 +1,7 @@
 //! Ends the live connections of backends: of one that is down all at once, of one that is drained at a
 //! pace. Runs on a thread of its own, with handles of its own.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use lb_common::layout::{FlowKey, State, flags};
+use lb_common::layout::{FlowKey, State, flags, ticks};
 
 use super::ending::{Traffic, end};
 use super::kernel::Kernel;
-use crate::dataplane::Maps;
+use crate::dataplane::{Maps, clock};
 use crate::net::PacketSocket;
 
 /// Pause between two walks of the flow map for one job; after this many that found nothing it is done.
@@ -182,15 +183,20 @@ impl Worker {
                 return Ok(());
             }
             job.next_walk = Instant::now() + WALK;
+            let now = ticks::from_ns(clock::now_ns());
+            let mut found = Vec::new();
             self.kernel.maps.each_flow(|key, flow| {
                 if flow.flags & flags::FROM_CLIENT != 0
                     && flow.state == State::Open as u8
                     && !flow.closed()
                     && job.slots.contains(&flow.backend)
                 {
-                    job.victims.push_back(*key);
+                    found.push((ticks::since(now, flow.last_seen), *key));
                 }
             })?;
+            // The silent first: who came a moment ago, perhaps from another drain, gets its CONNACK before.
+            found.sort_unstable_by_key(|(silent, _)| Reverse(*silent));
+            job.victims.extend(found.into_iter().map(|(_, key)| key));
             job.empty_walks = if job.victims.is_empty() {
                 job.empty_walks + 1
             } else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aya::maps::MapError;
-use lb_common::layout::{Backend, Counter, Flow, FlowKey, Hop, Verdict};
+use lb_common::layout::{Backend, Counter, Flow, FlowKey, Hop, PENDING_SLOTS, Pending, Verdict};
 
 use super::nodes::SLOTS;
 use crate::dataplane::Maps;
@@ -124,6 +124,10 @@ impl Datapath for Kernel {
 
     fn get(&mut self, key: &FlowKey) -> Option<Flow> {
         self.maps.flows.get(key, 0).ok()
+    }
+
+    fn pending(&mut self, ticket: u32) -> Option<Pending> {
+        self.maps.pending.get(&(ticket % PENDING_SLOTS), 0).ok()
     }
 
     fn send(&mut self, hop: &Hop, frame: &[u8]) {

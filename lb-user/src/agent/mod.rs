@@ -3,7 +3,8 @@
 //! - [`core`]: the loop, which makes all decisions
 //! - [`nodes`], [`paths`]: backends, how they are reached, what they speak; [`backends`]: what happens to
 //!   them; [`orders`]: what an operator said of them
-//! - [`vips`]: what the data path is told of the configuration
+//! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
+//!   up connections by itself
 //! - [`operator`], [`reload`]: commands, and another configuration; [`service`]: what systemd is told
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
 //! - [`sweep`], [`evict`], [`ending`]: the end of connections; [`limits`], [`blocking`]: who may
@@ -16,6 +17,7 @@ mod core;
 mod ending;
 mod evict;
 mod kernel;
+mod kernel_setup;
 pub mod limits;
 mod nodes;
 mod operator;

@@ -40,6 +40,8 @@ pub struct Path {
     pub mss: u16,
     /// Source addresses towards it, v4-mapped.
     pub snat: Arc<[[u8; 16]]>,
+    /// Their place in the map `SNAT`, and how many.
+    pub snat_range: (u16, u16),
     /// What it negotiates, once it was asked.
     pub tcp: Option<PeerTcp>,
     pub checked: Checked,
@@ -245,7 +247,14 @@ impl Node {
             state: state as u8,
             hop: path.hop.unwrap_or_default(),
             generation: path.generation,
-            ..Backend::default()
+            // The program doesn't count connections.
+            by_agent: u8::from(self.max_flows.is_some()),
+            pool: self
+                .pool
+                .map_or(u16::MAX, |pool| u16::try_from(pool).unwrap_or(u16::MAX)),
+            mss: path.mss,
+            snat_first: path.snat_range.0,
+            snat_count: path.snat_range.1,
         }
     }
 
@@ -265,6 +274,7 @@ impl Path {
             generation,
             mss: 0,
             snat: Arc::new([]),
+            snat_range: (0, 0),
             tcp: None,
             checked: Checked::No,
             reason: Arc::from(""),
@@ -277,7 +287,7 @@ impl Path {
         self.hop.is_some() && self.checked != Checked::Down
     }
 
-    /// Takes a next hop over; `true` if it is another one than before.
+    /// Takes a next hop over; `true` if something is another than before.
     pub fn set_hop(&mut self, found: &crate::net::Hop, snat: &[IpAddr]) -> bool {
         let hop = Hop {
             ifindex: found.ifindex,
@@ -287,7 +297,7 @@ impl Path {
             tagged: u16::from(found.vlan.is_some()),
         };
         let headers = if self.address.is_ipv4() { 40 } else { 60 };
-        self.mss = u16::try_from(found.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
+        let mss = u16::try_from(found.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
         let ours: Vec<_> = snat
             .iter()
             .filter(|a| a.is_ipv4() == self.address.is_ipv4())
@@ -298,9 +308,11 @@ impl Path {
         } else {
             ours
         };
-        self.snat = sources.into_iter().map(mapped).collect();
+        let snat: Arc<[_]> = sources.into_iter().map(mapped).collect();
+        let as_before = (self.mss, &self.snat) == (mss, &snat);
+        (self.mss, self.snat) = (mss, snat);
         if self.hop == Some(hop) {
-            return false;
+            return !as_before;
         }
         self.hop = Some(hop);
         // 0 marks a free slot.

@@ -184,10 +184,15 @@ impl Steerer {
         };
         // A backend that failed a moment ago is better than none.
         let (chosen, _) = choose(&tried).or_else(|| choose(&usable))?;
-        let node = self.nodes.iter().find(|n| n.number == node_of(chosen))?;
-        let path = node.paths.iter().find(|p| p.slot == chosen)?;
+        self.choice(chosen)
+    }
+
+    /// The backend in a slot.
+    fn choice(&self, slot: u16) -> Option<Choice> {
+        let node = self.nodes.iter().find(|n| n.number == node_of(slot))?;
+        let path = node.paths.iter().find(|p| p.slot == slot)?;
         Some(Choice {
-            slot: chosen,
+            slot,
             address: super::nodes::mapped(path.address.ip()),
             port: path.address.port().to_be_bytes(),
             hop: path.hop?,
@@ -293,6 +298,13 @@ impl Steering for Steerer {
         Ok(())
     }
 
+    fn known(&mut self, slot: u16, v4: bool) -> Option<Choice> {
+        let up =
+            |n: &select::Node| n.state == select::NodeState::Up && if v4 { n.v4 } else { n.v6 };
+        let node = self.selector.node(node_of(slot));
+        node.filter(|n| up(n)).and_then(|_| self.choice(slot))
+    }
+
     fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
         let full = self.full(request.v4);
         let in_pool = |slot: &u16| {
@@ -309,6 +321,7 @@ impl Steering for Steerer {
         self.credits.open_one(of_backend(choice.slot));
         Ok(choice)
     }
+
     fn opened(&mut self, listener: u8, chosen: u16, client: u64) {
         let number = usize::from(node_of(chosen));
         if let Some(tally) = self.tally.get_mut(number) {
@@ -430,6 +443,7 @@ mod tests {
             generation: 1,
             mss,
             snat: Arc::new([]),
+            snat_range: (0, 0),
             tcp: tcp.map(|mss| PeerTcp {
                 window_scale: Some(7),
                 timestamps: true,

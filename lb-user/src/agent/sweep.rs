@@ -179,6 +179,10 @@ impl Sweeper {
                 ..bound
             };
             self.kernel.maps.bindings.insert(client, binding, 0)?;
+            // Blocked since the walk began: the binding is gone, and must not be there again.
+            if self.limits.get().clients.contains(&client) {
+                let _ = self.kernel.maps.bindings.remove(&client);
+            }
         }
         found.expired = self.expired;
         Ok(found)

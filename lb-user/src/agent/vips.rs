@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::Context as _;
 use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
 
+use super::kernel_setup;
 use super::nodes::{Node, mapped, socket_address};
 use super::steering::promise;
 use crate::config::{self, Config};
@@ -177,6 +178,7 @@ pub fn configure(settings: &mut Settings, config: &Config) {
     settings.snat_first = *config.snat.ports.start();
     settings.snat_last = *config.snat.ports.end();
     settings.reset_rate = config.limits.rst_rate;
+    kernel_setup::limits(settings, config);
 }
 
 /// Writes them to their map.

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use lb_common::layout::{
-    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Settings, Source,
-    SourceKey, Verdict,
+    Backend, Binding, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Pending, Settings,
+    Source, SourceKey, Verdict,
 };
 
 use super::Batches;
@@ -18,11 +18,13 @@ pub struct Maps {
     pub flows: HashMap<MapData, FlowKey, Flow>,
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub backends: Array<MapData, Backend>,
+    pub listeners: Array<MapData, Listener>,
+    pub snat: Array<MapData, [u8; 16]>,
+    pub pending: Array<MapData, Pending>,
     pub bindings: HashMap<MapData, u64, Binding>,
     pub settings: Array<MapData, Settings>,
     pub counters: PerCpuArray<MapData, Counter>,
     pub agent_counters: Array<MapData, Counter>,
-    pub listeners: Array<MapData, Listener>,
     pub sources: HashMap<MapData, SourceKey, Source>,
     pub blocked: LpmTrie<MapData, [u8; 16], u32>,
     flows_fd: MapData,
@@ -50,11 +52,13 @@ impl Maps {
             flows: data(dir, "FLOWS")?.try_into()?,
             endpoints: data(dir, "ENDPOINTS")?.try_into()?,
             backends: data(dir, "BACKENDS")?.try_into()?,
+            listeners: data(dir, "LISTENERS")?.try_into()?,
+            snat: data(dir, "SNAT")?.try_into()?,
+            pending: data(dir, "PENDING")?.try_into()?,
             bindings: data(dir, "BINDINGS")?.try_into()?,
             settings: data(dir, "SETTINGS")?.try_into()?,
             counters: data(dir, "COUNTERS")?.try_into()?,
             agent_counters: data(dir, "AGENT_COUNTERS")?.try_into()?,
-            listeners: data(dir, "LISTENERS")?.try_into()?,
             sources: data(dir, "SOURCES")?.try_into()?,
             blocked: data(dir, "BLOCKED")?.try_into()?,
             flows_fd: open(dir, "FLOWS")?.0,

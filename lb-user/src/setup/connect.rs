@@ -38,6 +38,24 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// An attempt that the XDP program has begun: the SYN is out, the entry is made.
+    pub const fn taken(choice: Choice, key: FlowKey, isn: u32, give_up: u64) -> Self {
+        Self {
+            choice,
+            key,
+            held: true,
+            isn,
+            give_up,
+            interval: FIRST_RETRANSMIT,
+            collisions: 0,
+        }
+    }
+
+    /// When its timer runs next.
+    pub fn next(&self, now: u64) -> u64 {
+        (now + self.interval).min(self.give_up).max(now + 1)
+    }
+
     /// The backend-side key, once it is ours.
     pub const fn key(&self) -> Option<FlowKey> {
         if self.held { Some(self.key) } else { None }
@@ -277,6 +295,10 @@ impl Connection {
         let Phase::Connect(attempt) = &self.phase else {
             return;
         };
+        // All attempts of a client share their ISN: what answers an earlier one says nothing of this one.
+        if attempt.key() != Some(packet.key) {
+            return;
+        }
         let tcp = &packet.tcp;
         let for_our_syn = tcp.has(flag::ACK) && tcp.ack() == attempt.isn.wrapping_add(1);
         if tcp.has(flag::RST) {
@@ -295,14 +317,19 @@ impl Connection {
         }
     }
 
-    /// An ICMP error says that our SYN with sequence number `seq` can't reach the backend.
+    /// An ICMP error says that our SYN with sequence number `seq` can't reach the backend that answers with
+    /// `key`.
     pub fn on_unreachable<D: Datapath, S: Steering>(
         &mut self,
         cx: &mut Context<'_, D, S>,
+        key: &FlowKey,
         seq: u32,
     ) {
+        let Phase::Connect(attempt) = &self.phase else {
+            return;
+        };
         // RFC 5927, section 4.1: believed only with a number that we have in flight.
-        if matches!(&self.phase, Phase::Connect(attempt) if attempt.isn == seq) {
+        if attempt.key() == Some(*key) && attempt.isn == seq {
             self.failed(cx, Failure::Unreachable);
         }
     }

@@ -1,7 +1,7 @@
 //! What connection set-up needs from the outside: the flow map and the wire, and the choice of a
 //! backend. Tests have fakes for both.
 
-use lb_common::layout::{Flow, FlowKey, Hop, Verdict};
+use lb_common::layout::{Flow, FlowKey, Hop, Pending, Verdict};
 use lb_common::options::Offered;
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub trait Datapath {
     fn remove(&mut self, key: &FlowKey);
     /// Reads an entry.
     fn get(&mut self, key: &FlowKey) -> Option<Flow>;
+    /// A CONNECT that the XDP program keeps, by its ticket.
+    fn pending(&mut self, ticket: u32) -> Option<Pending>;
     /// Transmits a whole frame on `hop.ifindex`; its Ethernet header is that of `hop` already.
     fn send(&mut self, hop: &Hop, frame: &[u8]);
     /// Counts a packet or connection; `bytes` from the IP header on, 0 where there is no packet.
@@ -123,6 +125,8 @@ pub trait Steering {
     /// # Errors
     /// Why there is none.
     fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice>;
+    /// The backend in a slot, if it takes clients now: one that the XDP program has chosen by a binding.
+    fn known(&mut self, slot: u16, v4: bool) -> Option<Choice>;
     /// A connection of `client` (0 for no binding) was opened to a backend.
     fn opened(&mut self, listener: u8, slot: u16, client: u64);
     /// An attempt failed.

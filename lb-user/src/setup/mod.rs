@@ -16,10 +16,11 @@
 //! - [`refusal`]: a CONNACK from us where no backend is left or a limit is reached
 //! - [`sources`]: no client address may have too many connections half open
 //! - [`splice`]: packets that were punted before the splice and handled after it
+//! - [`takeover`]: connections that the XDP program began by itself and can't finish
 //! - [`path_mtu`]: ICMP errors about spliced packets that are too large, passed on to their senders
 //!
 //! The flow map is the truth about who owns a tuple: an event about a connection that is unknown here
-//! counts only if the client-side entry says `Sniff` with the same ISN. So what the ring buffer
+//! counts only if the client-side entry says `Sniff` with the same ISN (or `Connecting`: then it is taken over). So what the ring buffer
 //! replays, and what it holds of connections that are over, is harmless.
 
 mod connect;
@@ -37,6 +38,7 @@ mod snat;
 mod sniff;
 mod sources;
 mod splice;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -47,7 +49,7 @@ pub(crate) use splice::hop;
 
 use connection::{Client, Connection, Context, Phase, sniffing_entry};
 use lb_common::cookie::ClientOptions;
-use lb_common::layout::{Flow, FlowKey, Punt, PuntKind, State, Verdict};
+use lb_common::layout::{Flow, FlowKey, Punt, PuntKind, State, Verdict, flags};
 use lb_common::wire::{ETH_LEN, Packet, TooBig, flag};
 use reassembly::Reassembly;
 use rng::Rng;
@@ -242,7 +244,9 @@ impl Setups {
         if !packet.checksum_ok() {
             return world.datapath.count(Verdict::BadChecksum, world.bytes);
         }
-        if punt.kind == PuntKind::Client as u8 {
+        if punt.kind == PuntKind::Deliver as u8 {
+            self.deliver(&packet, punt.isn, &mut world);
+        } else if punt.kind == PuntKind::Client as u8 {
             self.on_client(punt, &packet, &mut world);
         } else if punt.kind == PuntKind::Backend as u8 {
             self.on_backend(&packet, punt.ifindex, &mut world);
@@ -277,6 +281,13 @@ impl Setups {
         }
         if let Some(entry) = sniffing_entry(world.datapath, &packet.key, punt.isn) {
             self.begin(punt, packet, &entry, world);
+        } else if let Some(id) = self.take_over(&packet.key, world) {
+            self.with(id, world, |connection, cx| {
+                connection.on_client(cx, packet, punt.ifindex);
+                // The client's patience was the timer so far.
+                connection.connect_timer(cx);
+            });
+            self.keep_within(world);
         }
     }
 
@@ -361,7 +372,7 @@ impl Setups {
         ifindex: u32,
         world: &mut World<'_, D, S>,
     ) {
-        if let Some(&id) = self.backends.get(&packet.key) {
+        if let Some(id) = self.of_backend(&packet.key, world) {
             return self.with(id, world, |connection, cx| match &connection.phase {
                 Phase::Prefix(prefix) => prefix.recipes.forward(cx, packet, false),
                 Phase::Settled(recipes) => recipes.forward(cx, packet, false),
@@ -381,6 +392,24 @@ impl Setups {
         }
     }
 
+    /// The connection whose backend answers with `key`; one that the XDP program has begun is taken over.
+    fn of_backend<D: Datapath, S: Steering>(
+        &mut self,
+        key: &FlowKey,
+        world: &mut World<'_, D, S>,
+    ) -> Option<u64> {
+        if let Some(&id) = self.backends.get(key) {
+            return Some(id);
+        }
+        let entry = world.datapath.get(key)?;
+        let begun = entry.state == State::Connecting as u8 && entry.flags & flags::FROM_CLIENT == 0;
+        if begun {
+            self.take_over(&entry.pair(), world)
+        } else {
+            None
+        }
+    }
+
     fn on_icmp<D: Datapath, S: Steering>(&mut self, frame: &[u8], world: &mut World<'_, D, S>) {
         if let Some(error) = TooBig::parse(frame) {
             if path_mtu::pass_on(&error, world.datapath) {
@@ -391,9 +420,10 @@ impl Setups {
         let Some(error) = icmp::unreachable(frame) else {
             return;
         };
-        if let Some(&id) = self.backends.get(&error.key.reversed()) {
+        let key = error.key.reversed();
+        if let Some(id) = self.of_backend(&key, world) {
             self.with(id, world, |connection, cx| {
-                connection.on_unreachable(cx, error.seq);
+                connection.on_unreachable(cx, &key, error.seq);
             });
         }
     }

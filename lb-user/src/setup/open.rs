@@ -8,6 +8,7 @@ use super::settings::{SECOND, Settings};
 use super::splice::{Recipes, hop, via};
 use lb_common::cookie::NO_SCALE;
 use lb_common::layout::{Flow, FlowKey, State, Verdict, flags, ticks};
+use lb_common::opening::Numbers;
 use lb_common::options::{Offered, Timestamps, offered};
 use lb_common::window::rescale;
 use lb_common::wire::{Emit, Packet, SynOptions, flag};
@@ -131,26 +132,6 @@ impl Connection {
             || offered.mss.is_some_and(|mss| mss < self.settings.mss)
     }
 
-    /// Window shifts for packets from the client and from the backend.
-    #[expect(
-        clippy::cast_possible_wrap,
-        reason = "window scales are at most 14 (RFC 7323)"
-    )]
-    fn window_shifts(&self, offered: &Offered) -> (i8, i8) {
-        let theirs = self.options.window_scale;
-        if theirs == NO_SCALE {
-            // We offered no scaling to the backend: neither side scales.
-            return (0, 0);
-        }
-        let promised = self.settings.window_scale as i8;
-        match offered.window_scale {
-            Some(scale) => (0, scale as i8 - promised),
-            // Without the option in the SYN-ACK neither direction scales towards the backend, but the
-            // client believes that both do (RFC 7323, section 2.2).
-            None => (theirs as i8, -promised),
-        }
-    }
-
     /// Both entries, and what segments to the backend have in common.
     fn recipes<D: Datapath, S: Steering>(
         &self,
@@ -160,10 +141,17 @@ impl Connection {
         offered: &Offered,
     ) -> (Recipes, ToBackend) {
         let theirs = packet.tcp.seq();
-        let delta = self.cookie.wrapping_sub(theirs);
         let timestamps = self.client.tsval.zip(offered.timestamps);
-        let ts_delta = timestamps.map_or(0, |(_, t)| self.tsval.wrapping_sub(t.value));
-        let (shift_client, shift_backend) = self.window_shifts(offered);
+        let numbers = Numbers::new(
+            self.cookie,
+            theirs,
+            timestamps.map(|(_, t)| (self.tsval, t.value)),
+            (
+                self.options.window_scale,
+                self.settings.window_scale,
+                offered.window_scale,
+            ),
+        );
         let (mut of_client, mut of_backend) = (flags::FROM_CLIENT, 0);
         let fin = self.received.fin().is_some();
         if fin {
@@ -179,12 +167,9 @@ impl Connection {
             idle_limit: self.idle_limit(cx.settings),
             ..Flow::ZERO
         };
-        let to_backend = Flow {
-            ack_add: delta.wrapping_neg(),
-            tsecr_add: ts_delta.wrapping_neg(),
+        let mut to_backend = Flow {
             ingress: self.client.ingress,
             hop_generation: attempt.choice.hop_generation,
-            window_shift: shift_client,
             flags: of_client,
             next_seq: self
                 .seq_of(self.received.highest())
@@ -192,16 +177,15 @@ impl Connection {
             last_ack: self.cookie.wrapping_add(1),
             ..common
         };
-        let to_client = Flow {
-            seq_add: delta,
-            tsval_add: ts_delta,
-            window_shift: shift_backend,
+        let mut to_client = Flow {
             flags: of_backend,
             next_seq: theirs.wrapping_add(1),
             last_ack: packet.tcp.ack(),
             ..common
         };
-        let window = rescale(self.client.window, shift_client);
+        numbers.from_client(&mut to_backend);
+        numbers.from_backend(&mut to_client);
+        let window = rescale(self.client.window, numbers.client_shift);
         let recipes = Recipes {
             client_key: self.key,
             backend_key: attempt.key,
@@ -274,13 +258,8 @@ impl Connection {
 
     /// Silence after which the connection ends, in ticks.
     pub fn idle_limit(&self, settings: &Settings) -> u32 {
-        match self.connect.map_or(0, |connect| connect.keep_alive) {
-            0 => ticks::span(settings.idle_keepalive_zero),
-            // MQTT 5, section 3.1.2.10: a server waits one and a half times the keep-alive.
-            seconds => {
-                let keep_alive = (u64::from(seconds) * SECOND).max(settings.keep_alive_least);
-                ticks::span(keep_alive * 3 / 2 + settings.idle_grace)
-            }
-        }
+        settings
+            .idle
+            .limit(self.connect.map_or(0, |connect| connect.keep_alive))
     }
 }

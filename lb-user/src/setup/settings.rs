@@ -1,5 +1,6 @@
 //! What set-up must be told: per listener, and for all.
 
+use lb_common::layout::IdleLimits;
 use lb_common::limits::rate::Pace;
 use lb_common::mqtt;
 use lb_common::siphash;
@@ -45,13 +46,8 @@ pub struct Settings {
     pub sniff_timeout: u64,
     /// For one backend to answer a SYN.
     pub connect_timeout: u64,
-    /// Added to 1.5 × keep-alive.
-    pub idle_grace: u64,
-    /// Shorter keep-alives count as this: a broker may set a longer one (MQTT 5, section 3.2.2.3.14),
-    /// in a CONNACK that the agent never sees.
-    pub keep_alive_least: u64,
-    /// Idle limit where the keep-alive is 0; 0 for no limit.
-    pub idle_keepalive_zero: u64,
+    /// Silence after which a connection ends.
+    pub idle: IdleLimits,
     /// Most bytes kept for one connection.
     pub sniff_bytes: usize,
     /// Most bytes kept for all connections together.
@@ -101,9 +97,11 @@ impl Default for Settings {
             mqtt: mqtt::Limits::DEFAULT,
             sniff_timeout: 10 * SECOND,
             connect_timeout: 3 * SECOND,
-            idle_grace: 10 * SECOND,
-            keep_alive_least: 0,
-            idle_keepalive_zero: 3600 * SECOND,
+            idle: IdleLimits {
+                grace: 10 * SECOND,
+                least: 0,
+                zero: 3600 * SECOND,
+            },
             sniff_bytes: 128 << 10,
             total_bytes: 64 << 20,
             connections: 65_536,

@@ -6,6 +6,7 @@ mod close;
 mod frame;
 mod header;
 mod hop;
+mod known;
 mod limits;
 mod moves;
 mod newcomer;

@@ -1,8 +1,8 @@
 //! The addresses, endpoints and connections that the rows play with.
 
 use lb_common::layout::{
-    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, Listener, Settings, State,
-    flags,
+    Backend, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits, Listener,
+    Settings, State, flags,
 };
 use lb_common::limits::client::ClientPace;
 use lb_common::limits::rate::Pace;
@@ -43,17 +43,29 @@ pub const SETTINGS: Settings = Settings {
     snat_first: 20_000,
     snat_last: 29_999,
     reset_rate: 1_000_000,
+    idle: IdleLimits {
+        grace: 0,
+        least: 0,
+        zero: 0,
+    },
+    linger: 0,
+    connect_timeout: 0,
+    client_id: 0,
+    _pad: 0,
 };
 
 /// The listener without limits; each address is a source.
 pub const UNLIMITED: Listener = Listener {
-    flags: 0,
+    steer: 0,
+    source: 0,
+    window_scale: 0,
+    answers: 0,
     pool: 4,
     credit: 5,
     source_flows: 0,
     v4_bits: 128,
     v6_bits: 64,
-    _pad: [0; 2],
+    mss: 0,
     source_pace: Pace::NONE,
     client_pace: ClientPace {
         interval: 0,
@@ -115,9 +127,9 @@ pub fn backend() -> Backend {
         address: backend_v4().src,
         port: backend_v4().src_port,
         state: 1,
-        _pad: 0,
         hop: HOP,
         generation: GENERATION,
+        ..Backend::default()
     }
 }
 

@@ -8,9 +8,11 @@ use aya::programs::{TestRun, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::layout::{
-    Backend, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Settings, Source,
-    SourceKey, Verdict,
+    Backend, Binding, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Pending,
+    Settings, Source, SourceKey, Verdict,
 };
+
+use lb_common::limits::credit::{self, Credit};
 
 use crate::place;
 
@@ -93,7 +95,11 @@ pub struct World {
     pub flows: HashMap<MapData, FlowKey, Flow>,
     pub endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     pub backends: Array<MapData, Backend>,
+    pub bindings: HashMap<MapData, u64, Binding>,
+    pub snat: Array<MapData, [u8; 16]>,
+    pub pending: Array<MapData, Pending>,
     pub listeners: Array<MapData, Listener>,
+    pub credits: Array<MapData, Credit>,
     pub sources: HashMap<MapData, SourceKey, Source>,
     pub blocked: LpmTrie<MapData, [u8; 16], u32>,
     settings: Array<MapData, Settings>,
@@ -145,7 +151,11 @@ impl World {
             flows: map("FLOWS").try_into().unwrap(),
             endpoints: map("ENDPOINTS").try_into().unwrap(),
             backends: map("BACKENDS").try_into().unwrap(),
+            bindings: map("BINDINGS").try_into().unwrap(),
+            snat: map("SNAT").try_into().unwrap(),
+            pending: map("PENDING").try_into().unwrap(),
             listeners: map("LISTENERS").try_into().unwrap(),
+            credits: map("CREDITS").try_into().unwrap(),
             sources: map("SOURCES").try_into().unwrap(),
             blocked: map("BLOCKED").try_into().unwrap(),
             settings: map("SETTINGS").try_into().unwrap(),
@@ -184,6 +194,7 @@ impl World {
             self.blocked.remove(&key).unwrap();
         }
         self.set_listener(&place::UNLIMITED);
+        self.set_credit(place::UNLIMITED.credit.into(), credit::UNLIMITED);
         self.set_settings(&place::SETTINGS);
         let full = vec![Bucket::default(); nr_cpus().unwrap()];
         self.buckets
@@ -197,9 +208,19 @@ impl World {
         while self.punts.next().is_some() {}
     }
 
+    /// Of the one listener.
     pub fn set_listener(&mut self, listener: &Listener) {
         let index = u32::from(place::LISTENER);
         self.listeners.set(index, listener, 0).unwrap();
+    }
+
+    /// So many more connections may be opened that this cell counts.
+    pub fn set_credit(&mut self, cell: u32, left: u32) {
+        let credit = Credit {
+            opened: 0,
+            open_until: left,
+        };
+        self.credits.set(cell, credit, 0).unwrap();
     }
 
     /// Where the maps are pinned.
@@ -246,7 +267,7 @@ impl World {
             .iter()
             .flat_map(|v: &u32| v.to_ne_bytes())
             .collect();
-        let mut out = vec![0; frame.len() + 256];
+        let mut out = vec![0; frame.len() + 2048];
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(frame),

@@ -9,11 +9,12 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use lb_tests::balancer::{Balancer, Kind, Options};
 use lb_tests::lab::{self, Lab};
+use lb_tests::mqlb::Mqlb;
 use lb_tests::raw::{self, Connect};
 use lb_tests::stand_in::StandIn;
 use sha2::{Digest, Sha256};
@@ -54,6 +55,24 @@ pub fn unchecked() -> Options {
         health: false,
         ..Options::default()
     }
+}
+
+/// Waits until `done`, and panics if it isn't within `limit`.
+pub fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "{what}, after {limit:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Connections that the lab's mosquittos have logged so far.
+pub fn connections_seen(lab: &Lab) -> usize {
+    let seen = |line: &&str| line.contains("New connection from");
+    lab.brokers
+        .iter()
+        .map(|broker| broker.log().lines().filter(seen).count())
+        .sum()
 }
 
 /// Reads the CONNACK that accepts a connection.
@@ -157,4 +176,17 @@ fn sum_of(mut stream: TcpStream, length: usize) -> [u8; 32] {
     }
     assert_eq!(total, length, "bytes received");
     sum.finalize().into()
+}
+
+/// CPU time of the agent so far.
+pub fn cpu_time(mqlb: &Mqlb) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", mqlb.pid())).unwrap();
+    // Behind the command's name, which may hold spaces: utime and stime are fields 14 and 15 (proc(5)).
+    let behind = stat.rsplit_once(')').expect("a name").1;
+    let fields: Vec<_> = behind.split_whitespace().collect();
+    let ticks = |n: usize| fields[n].parse::<u64>().unwrap();
+    // SAFETY: sysconf has no preconditions.
+    let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    let hertz = u64::try_from(hertz).unwrap();
+    Duration::from_millis((ticks(11) + ticks(12)) * 1000 / hertz)
 }

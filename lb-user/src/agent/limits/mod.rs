@@ -186,9 +186,6 @@ impl Limits {
                 self.credits.set_until(index, until);
             }
         }
-        for (index, l) in (0..).zip(&rules.listeners) {
-            maps.listeners.set(index, l, 0)?;
-        }
         self.rules.set(rules);
         self.write_sources(maps)?;
         self.forget_bindings(maps);

@@ -120,13 +120,10 @@ impl Quota {
     /// What has to be written of sources. There may be very many, each a system call: a source that has
     /// more room than it knows of hears of it when it has used half of what it has.
     pub(super) fn changes(&self) -> Vec<Change> {
-        let most: HashMap<u16, u32> = self
-            .rules
-            .listeners
-            .iter()
-            .map(|l| (l.pool, l.source_flows))
-            .collect();
-        let of = |key: &SourceKey| most.get(&key.pool).copied().filter(|m| *m != 0);
+        // Places of the listeners map that stand for no VIP name the first pool, and no limit.
+        let limited = self.rules.listeners.iter().filter(|l| l.source_flows != 0);
+        let most: HashMap<u16, u32> = limited.map(|l| (l.pool, l.source_flows)).collect();
+        let of = |key: &SourceKey| most.get(&key.pool).copied();
         let mut changes = Vec::new();
         for (key, source) in &self.before {
             let Some(most) = of(key) else { continue };

@@ -39,17 +39,26 @@ impl Rules {
     }
 }
 
-/// The listeners map.
+/// An index that stands for no VIP, or for one that is served no more: its connections are not those of
+/// another listener.
+pub(super) fn unserved() -> Listener {
+    Listener {
+        credit: u16::MAX,
+        ..Listener::default()
+    }
+}
+
+/// The limits in the listeners map.
 #[must_use]
 pub fn listeners(config: &Config, vips: &[Vip]) -> Vec<Listener> {
-    let mut all = vec![Listener::default(); LISTENERS as usize];
+    let mut all = vec![unserved(); LISTENERS as usize];
     for vip in vips {
         all[usize::from(vip.index)] = listener(config, vips, vip);
     }
     all
 }
 
-/// The limits of a VIP's entry in the listeners map; whoever else puts something there adds to this.
+/// The limits in a VIP's entry of the listeners map; [`crate::agent`]'s kernel_setup adds the rest.
 fn listener(config: &Config, vips: &[Vip], vip: &Vip) -> Listener {
     let of = &config.listeners[vip.listener];
     let pool = config.pool(of.pool);

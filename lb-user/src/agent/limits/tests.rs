@@ -10,7 +10,7 @@ use lb_common::limits::credit::{CELLS, Credit, UNLIMITED, of_backend};
 use super::prefix::key;
 use super::prefixes::Prefixes;
 use super::quota::{Change, Quota};
-use super::rules::Rules;
+use super::rules::{Rules, unserved};
 use super::store::{Store, StoreError};
 use super::{BadPrefix, Blocks, parse_prefix};
 
@@ -46,10 +46,9 @@ fn connection(host: u8, port: u16, slot: u16, bits: u8) -> [(FlowKey, Flow); 2] 
     ]
 }
 
-/// Two VIPs of one listener of the configuration: cell 0.
+/// Two VIPs of one listener of the configuration: cell 0. A third is served no more.
 fn rules(source_flows: u32) -> Arc<Rules> {
     let listener = Listener {
-        pool: 4,
         source_flows,
         v4_bits: 96 + 24,
         v6_bits: 64,
@@ -59,7 +58,7 @@ fn rules(source_flows: u32) -> Arc<Rules> {
     most[0] = 10;
     most[of_backend(6) as usize] = 2;
     Arc::new(Rules {
-        listeners: vec![listener, listener],
+        listeners: vec![listener, listener, unserved()],
         most,
         ..Rules::default()
     })
@@ -76,7 +75,7 @@ fn source(opened: u32, open_until: u32) -> Source {
 fn source_key(c: u8) -> SourceKey {
     SourceKey {
         prefix: v4_mapped([10, c, 0, 0]),
-        pool: 4,
+        pool: 0,
         _pad: 0,
     }
 }
@@ -106,6 +105,15 @@ fn live_connections_are_counted_and_closed_ones_are_not() {
             ..flow
         },
     );
+    // Of a VIP that is served no more.
+    let [_, (key, flow)] = connection(1, 8, 8, 0);
+    quota.see(
+        &key,
+        &Flow {
+            listener: 2,
+            ..flow
+        },
+    );
     // Being read: no backend yet.
     let [(key, flow), _] = connection(1, 7, 0, 0);
     quota.see(
@@ -123,7 +131,7 @@ fn live_connections_are_counted_and_closed_ones_are_not() {
         "both addresses of the listener in one cell"
     );
     assert_eq!(left(of_backend(6)), 0, "2 of 2, over IPv4 and IPv6");
-    assert_eq!(left(of_backend(8)), UNLIMITED - 2);
+    assert_eq!(left(of_backend(8)), UNLIMITED - 3);
     assert_eq!(left(1), UNLIMITED);
     assert!(quota.changes().is_empty(), "no source is limited");
 }

@@ -98,18 +98,11 @@ fn unreachable_then_the_next() {
     let syn = world.to_backends[0].clone();
     // A quote with another sequence number is somebody's guess.
     for seq_changed in [true, false] {
-        let mut quote = syn[ETH_LEN..ETH_LEN + IPV4_LEN + 8].to_vec();
+        let mut quoted = syn.clone();
         if seq_changed {
-            quote[IPV4_LEN + 7] ^= 1;
+            quoted[ETH_LEN + IPV4_LEN + 7] ^= 1;
         }
-        let mut icmp = vec![0; ETH_LEN];
-        icmp[12] = 8;
-        let mut ip = [0; IPV4_LEN];
-        (ip[0], ip[9]) = (0x45, 1);
-        icmp.extend(ip);
-        icmp.extend([3, 1, 0, 0, 0, 0, 0, 0]);
-        icmp.extend(quote);
-        world.punt(PuntKind::Icmp, world::TO_BACKENDS, 0, &icmp);
+        world.unreachable(&quoted);
         world.run(MS);
         assert_eq!(world.steering.failed.len(), usize::from(!seq_changed));
     }
@@ -302,6 +295,9 @@ fn a_large_range_is_not_searched_for_ever() {
         }
         fn remove(&mut self, _: &FlowKey) {}
         fn get(&mut self, _: &FlowKey) -> Option<Flow> {
+            None
+        }
+        fn pending(&mut self, _: u32) -> Option<lb_common::layout::Pending> {
             None
         }
         fn send(&mut self, _: &lb_common::layout::Hop, _: &[u8]) {}

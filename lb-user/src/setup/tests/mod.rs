@@ -3,6 +3,7 @@
 mod backend;
 mod client;
 mod failures;
+mod kernel;
 mod late;
 mod limits;
 mod numbers;
@@ -11,6 +12,7 @@ mod prefix;
 mod property;
 mod shapes;
 mod sniffing;
+mod takeover;
 mod world;
 
 use backend::Backend;

@@ -5,12 +5,13 @@ use super::super::rng::Rng;
 use super::super::*;
 use super::backend::Backend;
 use super::client::Client;
+use super::kernel::Kernel;
 use lb_common::cookie::{self, Check, MSS_CLASSES, NO_SCALE};
-use lb_common::layout::{Hop, flags, ticks};
+use lb_common::layout::{Hop, Pending, flags, ticks};
 use lb_common::limits::repeat;
 use lb_common::options::{Offered, Timestamps, offered};
 use lb_common::window::rescale;
-use lb_common::wire::{Emit, SynOptions, emit};
+use lb_common::wire::{ETH_LEN, Emit, IPV4_LEN, SynOptions, emit};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ pub struct FakeDatapath {
     pub sent: Vec<(Hop, Vec<u8>)>,
     pub counts: HashMap<&'static str, u64>,
     pub inserts: usize,
+    pub pending: HashMap<u32, Pending>,
 }
 
 impl FakeDatapath {
@@ -95,6 +97,9 @@ impl Datapath for FakeDatapath {
     fn get(&mut self, key: &FlowKey) -> Option<Flow> {
         self.map.get(key).copied()
     }
+    fn pending(&mut self, ticket: u32) -> Option<Pending> {
+        self.pending.get(&ticket).copied()
+    }
     fn send(&mut self, hop: &Hop, frame: &[u8]) {
         self.sent.push((*hop, frame.to_vec()));
     }
@@ -116,6 +121,7 @@ pub struct FakeSteering {
     pub denied: Option<Denied>,
     /// Why there is no choice where there is none.
     pub full: bool,
+    pub out_of_service: Vec<u16>,
 }
 
 impl Steering for FakeSteering {
@@ -126,7 +132,8 @@ impl Steering for FakeSteering {
         self.clients.push(request.client);
         self.shared.push(request.shared);
         let fits = |c: &&Choice| {
-            (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4
+            !self.out_of_service.contains(&c.slot)
+                && (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4
                 && !request.tried.contains(&c.slot)
         };
         let none = if self.full {
@@ -135,6 +142,12 @@ impl Steering for FakeSteering {
             NoChoice::NoneLeft
         };
         self.choices.iter().find(fits).cloned().ok_or(none)
+    }
+    fn known(&mut self, slot: u16, _v4: bool) -> Option<Choice> {
+        let choice = self.choices.iter().find(|c| c.slot == slot);
+        choice
+            .filter(|_| !self.out_of_service.contains(&slot))
+            .cloned()
     }
     fn opened(&mut self, listener: u8, slot: u16, client: u64) {
         self.opened.push((listener, slot, client));
@@ -183,6 +196,7 @@ pub struct World {
     pub to_backends: Vec<Vec<u8>>,
     /// Delay of records in the ring buffer.
     pub ring_delay: u64,
+    pub kernel: Kernel,
     rng: Rng,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -215,6 +229,7 @@ impl World {
             capture: 2048,
             to_backends: Vec::new(),
             ring_delay: 0,
+            kernel: Kernel::Off,
             rng: Rng::new(1),
             queue: BTreeMap::new(),
             events: 0,
@@ -407,6 +422,18 @@ impl World {
         }
     }
 
+    /// An ICMP "host unreachable" that quotes an IPv4 packet of ours.
+    pub fn unreachable(&mut self, frame: &[u8]) {
+        let mut icmp = vec![0; ETH_LEN];
+        icmp[12] = 8;
+        let mut ip = [0; IPV4_LEN];
+        (ip[0], ip[9]) = (0x45, 1);
+        icmp.extend(ip);
+        icmp.extend([3, 1, 0, 0, 0, 0, 0, 0]);
+        icmp.extend(&frame[ETH_LEN..ETH_LEN + IPV4_LEN + 8]);
+        self.punt(PuntKind::Icmp, TO_BACKENDS, 0, &icmp);
+    }
+
     /// The XDP program's rules for a frame.
     pub fn xdp(&mut self, ifindex: u32, frame: &[u8]) {
         let p = Packet::parse(frame).unwrap();
@@ -414,6 +441,9 @@ impl World {
         let bare = p.payload_len == 0 && !p.tcp.has(flag::FIN) && !p.tcp.has(flag::RST);
         match entry.and_then(|f| State::from_u8(f.state)) {
             Some(State::Open) => self.splice(&p),
+            Some(State::Connecting) => {
+                self.kernel_connecting(ifindex, &p, frame, entry.unwrap());
+            }
             Some(State::Setup) => self.punt(PuntKind::Backend, ifindex, 0, frame),
             Some(State::Sniff) if p.tcp.has(flag::SYN) => {
                 if entry.unwrap().next_seq != p.tcp.seq() {
@@ -460,6 +490,7 @@ impl World {
                     .clients
                     .iter()
                     .all(|c| c.key != p.key || c.isn != p.tcp.seq().wrapping_sub(1)) => {}
+            Check::First if self.kernel_begins(ifindex, p) => {}
             Check::First => {
                 let isn = p.tcp.seq().wrapping_sub(1);
                 let flow = Flow {

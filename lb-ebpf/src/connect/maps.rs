@@ -1,0 +1,23 @@
+//! Maps of set-up in the kernel.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
+use lb_common::layout::{PENDING_SLOTS, Pending, SNAT_ADDRESSES};
+
+use super::desk::Desk;
+
+/// Source addresses towards the backends; which of them are a backend's, it says itself.
+#[map]
+pub static SNAT: Array<[u8; 16]> = Array::pinned(SNAT_ADDRESSES, 0);
+
+/// CONNECTs that wait for a SYN-ACK: a ring.
+#[map]
+pub static PENDING: Array<Pending> = Array::pinned(PENDING_SLOTS, 0);
+
+/// The last ticket that was given out.
+#[map]
+pub static TICKETS: Array<u64> = Array::pinned(1, 0);
+
+/// Working memory of one packet.
+#[map]
+pub static DESK: PerCpuArray<Desk> = PerCpuArray::with_max_entries(1, 0);

@@ -1,0 +1,67 @@
+//! Everybody comes back at once: the kernel connects them all to where they were, and the agent has next to
+//! nothing to do with it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use lb_tests::balancer::Options;
+use lb_tests::broker::Kind;
+use lb_tests::fleet::Fleet;
+use lb_tests::lab;
+use lb_tests::mqlb::Mqlb;
+
+/// Clients, unless `MQLB_STORM_CLIENTS` says otherwise.
+const CLIENTS: u32 = 20_000;
+/// Connected at a time; the others have no sockets.
+const WAVE: u32 = 5_000;
+
+fn clients() -> u32 {
+    let asked = std::env::var("MQLB_STORM_CLIENTS").ok();
+    let asked = asked.map(|text| text.parse().expect("MQLB_STORM_CLIENTS: a number"));
+    asked.unwrap_or(CLIENTS).next_multiple_of(WAVE)
+}
+
+/// Connects all clients, wave by wave. How many returned to their broker, and the agent's CPU time.
+fn all_connect(fleet: &Fleet, mqlb: &Mqlb, clients: u32) -> (usize, Duration, Duration) {
+    let (before, begun) = (common::cpu_time(mqlb), Instant::now());
+    let mut returned = 0;
+    for first in (0..clients).step_by(WAVE as usize) {
+        let wave = first..first + WAVE;
+        let round = fleet.connect(wave.clone()).unwrap();
+        round.check().unwrap();
+        returned += round.returned;
+        fleet.disconnect(wave).unwrap();
+    }
+    let took = begun.elapsed();
+    (returned, common::cpu_time(mqlb) - before, took)
+}
+
+#[test]
+fn known_clients_return_by_the_kernel() {
+    let clients = clients();
+    let lab = common::lab_with(lab::Options {
+        broker: Some(Kind::Embedded),
+        ..lab::Options::default()
+    });
+    let mqlb = Mqlb::start(&lab, &Options::default()).unwrap();
+    let fleet = lab.fleet().unwrap();
+    let (returned, by_agent, took) = all_connect(&fleet, &mqlb, clients);
+    assert_eq!(returned, 0);
+    let before = mqlb.steered().unwrap();
+    println!("new: {took:?}, the agent's CPU time {by_agent:?}, {before:?}");
+    assert_eq!((before.kernel, before.agent), (0, u64::from(clients)));
+
+    let (returned, of_agent, took) = all_connect(&fleet, &mqlb, clients);
+    let now = mqlb.steered().unwrap();
+    let (kernel, agent) = (now.kernel - before.kernel, now.agent - before.agent);
+    println!("known: {took:?}, the agent's CPU time {of_agent:?}, kernel {kernel}, agent {agent}");
+    assert_eq!(returned, clients as usize, "each at its broker");
+    assert_eq!(kernel + agent, u64::from(clients));
+    assert!(
+        kernel >= u64::from(clients) * 99 / 100,
+        "{kernel} by the kernel"
+    );
+    // What is left is the sweeper, which removes both entries of every connection that has closed.
+    assert!(of_agent * 4 < by_agent, "{of_agent:?} of {by_agent:?}");
+}
