@@ -34,6 +34,8 @@ enum Command {
     /// Build target/release/mqlb, self-contained: the XDP programs are embedded
     Build,
     /// Build packages into target/dist: for Debian and Ubuntu, and a static tarball
+    ///
+    /// The maintainer is named by DEBFULLNAME and DEBEMAIL, as for Debian's own tools.
     Dist(dist::Args),
     /// Build, then run the lab: clients, balancer and brokers in namespaces (needs root)
     #[command(disable_help_flag = true)]

@@ -89,7 +89,7 @@ fn control(release: &Release, tree: &Tree) -> Result<()> {
     }
     let text = format!(
         "Package: mqlb\nVersion: {}\nArchitecture: {}\nMaintainer: {}\nInstalled-Size: {size}\n\
-         Depends: adduser, init-system-helpers\nSection: net\nPriority: optional\n\
+         Depends: adduser\nSection: net\nPriority: optional\n\
          Description: MQTT load balancer in XDP\n \
          Reads the client identifier from each CONNECT, sends the client to the broker\n \
          that it belongs to, and gets out of the way: an XDP program forwards the\n \
