@@ -32,6 +32,8 @@ pub struct Options {
     pub max_flows: Vec<u32>,
     /// The pool's TCP health check, on or off.
     pub health: bool,
+    /// More keys of mqlb's `[xdp]`.
+    pub xdp: String,
     /// More keys of mqlb's listener.
     pub listener: String,
     /// More keys of mqlb's pool; with `health` among them, that one counts.
@@ -55,6 +57,7 @@ impl Default for Options {
             weights: Vec::new(),
             max_flows: Vec::new(),
             health: true,
+            xdp: String::new(),
             listener: String::new(),
             pool: String::new(),
             extra: String::new(),

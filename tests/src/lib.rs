@@ -11,6 +11,7 @@
 //!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
 //!   of the test's own.
 //! - [`machine`]: a system of its own with systemd, for the package; [`service`]: what stands in for one.
+//! - [`talkers`]: clients that notice each message that is lost; [`other_build`]: an mqlb with other programs.
 //! - [`flood`]: what attackers send, at full rate.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
@@ -32,6 +33,7 @@ pub mod latency;
 pub mod machine;
 pub mod mqlb;
 pub mod netns;
+pub mod other_build;
 mod packet_socket;
 pub mod plan;
 pub mod process;
@@ -41,6 +43,7 @@ pub mod registry;
 pub mod service;
 pub mod sockets;
 pub mod stand_in;
+pub mod talkers;
 pub mod topology;
 pub mod websocket;
 pub mod wire;

@@ -91,8 +91,17 @@ impl Mqlb {
     /// # Errors
     /// It is not ready within 30 s.
     pub fn restart(&mut self) -> Result<()> {
-        self.kill();
         let ready_before = ready_lines(&self.process);
+        self.launch()?;
+        self.wait_ready(ready_before + 1)
+    }
+
+    /// Starts an agent again, and waits for nothing.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.kill();
         let resolv_conf = self.resolv_conf.as_deref();
         self.process = launch(
             &self.netns,
@@ -102,7 +111,12 @@ impl Mqlb {
             &self.log,
             resolv_conf,
         )?;
-        self.wait_ready(ready_before + 1)
+        Ok(())
+    }
+
+    /// The next agent is started from another file.
+    pub fn upgrade(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     /// Writes another configuration; the agent doesn't know yet.
@@ -322,11 +336,12 @@ pub fn configuration(lab: &Lab, options: &Options) -> String {
     let mut text = format!(
         "[admin]\nhttp = \"{ADMIN}\"\n\n\
          [agent]\nname = \"{name}\"\nstate_dir = \"{}\"\n\n\
-         [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
+         [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n{}\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
          source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n{}\n\n\
          [pool.emqx]\n{}\n",
         state.display(),
+        options.xdp,
         options.listener,
         options.pool
     );
