@@ -32,6 +32,8 @@ pub struct Options {
     pub max_flows: Vec<u32>,
     /// The pool's TCP health check, on or off.
     pub health: bool,
+    /// More keys of mqlb's `[xdp]`.
+    pub xdp: String,
     /// More keys of mqlb's listener.
     pub listener: String,
     /// More keys of mqlb's pool; with `health` among them, that one counts.
@@ -40,6 +42,10 @@ pub struct Options {
     pub extra: String,
     /// What mqlb sees in place of `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
+    /// What mqlb is started by: a program and its first arguments.
+    pub starter: Vec<String>,
+    /// Where mqlb's program, configuration and state are, in place of the lab's directory.
+    pub directory: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -51,10 +57,13 @@ impl Default for Options {
             weights: Vec::new(),
             max_flows: Vec::new(),
             health: true,
+            xdp: String::new(),
             listener: String::new(),
             pool: String::new(),
             extra: String::new(),
             resolv_conf: None,
+            starter: Vec::new(),
+            directory: None,
         }
     }
 }

@@ -10,6 +10,8 @@
 //! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
 //!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
 //!   of the test's own.
+//! - [`machine`]: a system of its own with systemd, for the package; [`service`]: what stands in for one.
+//! - [`talkers`]: clients that notice each message that is lost; [`other_build`]: an mqlb with other programs.
 //! - [`flood`]: what attackers send, at full rate.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
@@ -28,16 +30,20 @@ pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod latency;
+pub mod machine;
 pub mod mqlb;
 pub mod netns;
+pub mod other_build;
 mod packet_socket;
 pub mod plan;
 pub mod process;
 pub mod raw;
 pub mod recipe;
 pub mod registry;
+pub mod service;
 pub mod sockets;
 pub mod stand_in;
+pub mod talkers;
 pub mod topology;
 pub mod websocket;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! `mqlb` in the balancer's namespace.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub struct Mqlb {
     config: PathBuf,
     log: PathBuf,
     resolv_conf: Option<PathBuf>,
+    starter: Vec<String>,
     process: Process,
 }
 
@@ -35,9 +37,12 @@ impl Mqlb {
     /// # Errors
     /// No binary, or the agent is not ready within 30 s; the message holds its log.
     pub fn start(lab: &Lab, options: &Options) -> Result<Self> {
-        let binary = binary()?;
+        let (binary, directory) = match &options.directory {
+            Some(directory) => (directory.join("mqlb"), directory.as_path()),
+            None => (binary()?, lab.directory()),
+        };
         let netns = lab.topology.lb.clone();
-        let config = lab.directory().join("mqlb.toml");
+        let config = directory.join("mqlb.toml");
         std::fs::write(&config, configuration(lab, options))
             .with_context(|| format!("write {}", config.display()))?;
         // From any namespace: pins don't belong to one, and the lab's are gone by then.
@@ -48,14 +53,21 @@ impl Mqlb {
         ))?;
         let log = lab.directory().join("mqlb.log");
         let resolv_conf = options.resolv_conf.clone();
-        let process = launch(&netns, &binary, &config, &log, resolv_conf.as_deref())?;
         let mut mqlb = Self {
+            process: launch(
+                &netns,
+                &options.starter,
+                &binary,
+                &config,
+                &log,
+                resolv_conf.as_deref(),
+            )?,
+            starter: options.starter.clone(),
             netns,
             binary,
             config,
             log,
             resolv_conf,
-            process,
         };
         mqlb.wait_ready(1)?;
         Ok(mqlb)
@@ -66,22 +78,45 @@ impl Mqlb {
         self.process.kill();
     }
 
+    /// Asks the agent to end (SIGTERM) and waits for it; the data path stays.
+    ///
+    /// # Errors
+    /// It doesn't end.
+    pub fn terminate(&mut self) -> Result<std::process::ExitStatus> {
+        self.process.terminate(Duration::from_secs(10))
+    }
+
     /// Starts an agent again after [`Mqlb::kill`], and waits until it is ready.
     ///
     /// # Errors
     /// It is not ready within 30 s.
     pub fn restart(&mut self) -> Result<()> {
-        self.kill();
         let ready_before = ready_lines(&self.process);
+        self.launch()?;
+        self.wait_ready(ready_before + 1)
+    }
+
+    /// Starts an agent again, and waits for nothing.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn launch(&mut self) -> Result<()> {
+        self.kill();
         let resolv_conf = self.resolv_conf.as_deref();
         self.process = launch(
             &self.netns,
+            &self.starter,
             &self.binary,
             &self.config,
             &self.log,
             resolv_conf,
         )?;
-        self.wait_ready(ready_before + 1)
+        Ok(())
+    }
+
+    /// The next agent is started from another file.
+    pub fn upgrade(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     /// Writes another configuration; the agent doesn't know yet.
@@ -272,35 +307,41 @@ fn ready_lines(process: &Process) -> usize {
 
 fn launch(
     netns: &Netns,
+    starter: &[String],
     binary: &Path,
     config: &Path,
     log: &Path,
     resolv_conf: Option<&Path>,
 ) -> Result<Process> {
-    let mut command = netns.command(binary)?;
-    command.arg("run").arg("--config").arg(config);
+    let mut words: Vec<&OsStr> = starter.iter().map(OsStr::new).collect();
+    words.extend([binary.as_os_str(), "run".as_ref(), "--config".as_ref()]);
+    let mut command = netns.command(words[0])?;
+    command.args(&words[1..]).arg(config);
     if let Some(file) = resolv_conf {
         replace_resolv_conf(&mut command, file)?;
     }
     Process::start("mqlb", command, log)
 }
 
-fn configuration(lab: &Lab, options: &Options) -> String {
+/// The file for `lab` and `options`.
+pub fn configuration(lab: &Lab, options: &Options) -> String {
     let name = lab.id();
     let mode = options.mode;
     let source = options.source;
-    let directory = lab.directory().join("state");
+    let directory = options.directory.as_deref().unwrap_or(lab.directory());
+    let state = directory.join("state");
     let interfaces = quoted(&lab.topology.interfaces);
     let vip = sockets(lab.topology.plan.vip());
     let proxy = if options.proxy_protocol { "v2" } else { "off" };
     let mut text = format!(
         "[admin]\nhttp = \"{ADMIN}\"\n\n\
          [agent]\nname = \"{name}\"\nstate_dir = \"{}\"\n\n\
-         [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n\n\
+         [xdp]\ninterfaces = [{interfaces}]\nmode = \"{mode}\"\n{}\n\n\
          [[listener]]\nname = \"mqtt\"\nbind = [{vip}]\npool = \"emqx\"\n\
          source = \"{source}\"\nproxy_protocol = \"{proxy}\"\n{}\n\n\
          [pool.emqx]\n{}\n",
-        directory.display(),
+        state.display(),
+        options.xdp,
         options.listener,
         options.pool
     );

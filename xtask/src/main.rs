@@ -5,6 +5,7 @@
 //! Progress goes to stderr, so that stdout holds only what was asked for.
 
 mod compose;
+mod dist;
 mod lint;
 mod root;
 mod run;
@@ -32,6 +33,10 @@ enum Command {
     Setup,
     /// Build target/release/mqlb, self-contained: the XDP programs are embedded
     Build,
+    /// Build packages into target/dist: for Debian and Ubuntu, and a static tarball
+    ///
+    /// The maintainer is named by DEBFULLNAME and DEBEMAIL, as for Debian's own tools.
+    Dist(dist::Args),
     /// Build, then run the lab: clients, balancer and brokers in namespaces (needs root)
     #[command(disable_help_flag = true)]
     Run {
@@ -62,10 +67,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the tests need.
+const TEST: &[Need] = &[
+    Need::Build,
+    Need::Kernel,
+    Need::Compose,
+    Need::Package,
+    Need::Service,
+];
+
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => {
-            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
+            setup::ensure(TEST)?;
+            setup::ensure(&[Need::Static])?;
             eprintln!("xtask: everything is in place");
             Ok(())
         }
@@ -75,12 +90,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             eprintln!("xtask: built {}", mqlb.display());
             Ok(())
         }
+        Command::Dist(args) => dist::make(&args),
         Command::Run { args } => {
             setup::ensure(&[Need::Build, Need::Kernel])?;
             run::lab(&args)
         }
         Command::Test(args) => {
-            setup::ensure(&[Need::Build, Need::Kernel, Need::Compose])?;
+            setup::ensure(TEST)?;
             test::run(&args)
         }
         Command::Fmt => workspace::cargo(["fmt", "--all"]),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{Metadata, cargo_command, show};
-use crate::{lint, root, run, verify};
+use crate::{dist, lint, root, run, verify};
 
 /// The end-to-end tests build namespaces and start processes: a few at a time.
 const ROOT_TEST_THREADS: &str = "--test-threads=4";
@@ -82,6 +82,7 @@ fn root_tests(
     totals: &mut Totals,
 ) -> Result<()> {
     let mqlb = run::build_mqlb()?;
+    let packages = dist::for_tests(&mqlb)?;
     let binaries = build_tests(package, targets)?;
     let mut failed = Vec::new();
     for test in binaries {
@@ -90,6 +91,7 @@ fn root_tests(
         let env = [
             ("MQLB_BIN", mqlb.as_os_str()),
             ("CARGO_MANIFEST_DIR", manifest_dir),
+            ("MQLB_PACKAGES", packages.as_os_str()),
         ];
         let mut command = root::command(&test.binary, why, &env)?;
         command

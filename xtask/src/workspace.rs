@@ -102,6 +102,19 @@ impl Metadata {
             .into())
     }
 
+    /// The version of `package`.
+    ///
+    /// # Errors
+    /// There is no such package.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let mut packages = self.0["packages"].as_array().into_iter().flatten();
+        let found = packages.find(|candidate| candidate["name"] == package);
+        let version = found.and_then(|package| package["version"].as_str());
+        Ok(version
+            .with_context(|| format!("cargo metadata knows no package {package}"))?
+            .to_owned())
+    }
+
     /// Names of the targets of `kind` ("test", "bin", "example", …) in `package`.
     pub fn targets(&self, package: &str, kind: &str) -> Vec<&str> {
         let packages = self.0["packages"]

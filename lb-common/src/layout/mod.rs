@@ -28,7 +28,7 @@ pub use verdict::{Counter, Verdict};
 pub use vip::{Endpoint, EndpointKey, EndpointKind};
 
 /// Version of all layouts in this module; part of the pin directory's name.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// IPv4-mapped prefix: both families share one 16-byte layout (RFC 4291, section 2.5.5.2).
 pub const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];

@@ -21,8 +21,11 @@ pub const UNLIMITED: u32 = 1 << 30;
 
 /// Cells for listeners, by the index that [`crate::layout::Listener::credit`] gives.
 pub const LISTENERS: u32 = 256;
-/// Cells in all: listeners, then backends by their number (half of their slot).
-pub const CELLS: u32 = LISTENERS + 512;
+/// The cell of all connections together, behind those of listeners and of backends by their number (half of
+/// their slot).
+pub const ALL: u32 = LISTENERS + 512;
+/// Cells in all.
+pub const CELLS: u32 = ALL + 1;
 
 impl Credit {
     /// How many more may be opened.
@@ -45,7 +48,7 @@ impl Credit {
 #[inline(always)]
 #[must_use]
 pub const fn of_backend(slot: u16) -> u32 {
-    LISTENERS + (slot as u32 / 2) % (CELLS - LISTENERS)
+    LISTENERS + (slot as u32 / 2) % (ALL - LISTENERS)
 }
 
 #[cfg(test)]
@@ -71,7 +74,7 @@ mod tests {
         assert_eq!(of_backend(6), of_backend(7));
         assert_ne!(of_backend(6), of_backend(8));
         assert_eq!(of_backend(0), LISTENERS);
-        assert_eq!(of_backend(1023), CELLS - 1);
+        assert_eq!(of_backend(1023), ALL - 1);
     }
 
     /// What may happen, one after the other.

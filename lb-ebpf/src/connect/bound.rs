@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{Binding, Flow, FlowKey, Hop, State, Verdict, flags, source_mode, ticks};
-use lb_common::limits::credit::of_backend;
+use lb_common::limits::credit::{ALL, of_backend};
 use lb_common::mqtt::Seen;
 use lb_common::wire::Eth;
 
@@ -159,7 +159,7 @@ fn may_open(listener: u32) -> bool {
     };
     desk.reason = Verdict::PuntedFull;
     let left = |cell: u32| CREDITS.get(cell).is_some_and(|credit| credit.left() != 0);
-    if !left(of_listener.credit as u32) || !left(of_backend(desk.client.backend)) {
+    if !left(ALL) || !left(of_listener.credit as u32) || !left(of_backend(desk.client.backend)) {
         return false;
     }
     let pace = &of_listener.client_pace;
@@ -177,7 +177,11 @@ pub fn count(listener: u32) {
     let (Some(desk), Some(of_listener)) = (desk(), LISTENERS.get(listener)) else {
         return;
     };
-    for cell in [of_listener.credit as u32, of_backend(desk.client.backend)] {
+    for cell in [
+        ALL,
+        of_listener.credit as u32,
+        of_backend(desk.client.backend),
+    ] {
         if let Some(credit) = CREDITS.get_ptr_mut(cell) {
             // SAFETY: a map's value. What another CPU adds at the same time may get lost until the next
             // sweep.

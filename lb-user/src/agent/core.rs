@@ -20,6 +20,7 @@ use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::orders::Orders;
 use super::paths::News;
+use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Sweeper};
 use super::vips::{self, Vip};
@@ -92,6 +93,10 @@ pub struct Core {
     sweeping: Option<std::thread::Thread>,
     /// Refusals for want of credit, and when they made the sweeper walk.
     wanting: u64,
+    /// Clients that found the flow map full, up to the last sweep.
+    refused_full: u64,
+    /// There were some in the round of that sweep.
+    full: bool,
     wanted: Instant,
     /// How long the last sweep took.
     walk: Duration,
@@ -182,6 +187,8 @@ impl Core {
             limits,
             sweeping: None,
             wanting: 0,
+            refused_full: 0,
+            full: false,
             wanted: Instant::now(),
             walk: Duration::ZERO,
         };
@@ -260,6 +267,7 @@ impl Core {
         mut news: mpsc::Receiver<News>,
         mut messages: mpsc::Receiver<Message>,
         sweeper: Sweeper,
+        mut heartbeat: Heartbeat,
     ) -> anyhow::Result<()> {
         let mut punts = reactor(punts)?;
         let mut tick = tokio::time::interval(TICK);
@@ -297,6 +305,7 @@ impl Core {
                     self.shrink_promises()?;
                     self.steerer.warm();
                     self.share();
+                    heartbeat.beat(|| service::summary(&self.steerer.nodes));
                 }
                 _ = rotation.tick() => vips::rotate(&mut self.kernel.maps, &mut self.secrets)?,
                 Some(n) = news.recv() => {
@@ -395,7 +404,12 @@ impl Core {
         let tallies = self.kernel.tallies();
         let of = |verdict: Verdict| tallies.get(verdict).packets;
         let sources = self.kernel.maps.counter(Verdict::SourceFull).packets;
-        let wanting = sources + of(Verdict::ListenerFull) + of(Verdict::BackendsFull);
+        let full = [
+            Verdict::ListenerFull,
+            Verdict::BackendsFull,
+            Verdict::FlowsFull,
+        ];
+        let wanting = sources + full.map(of).iter().sum::<u64>();
         let pause = CREDIT.max(self.walk * 10);
         if wanting != self.wanting && self.wanted.elapsed() > pause {
             self.wanting = wanting;
@@ -411,12 +425,31 @@ impl Core {
         }
         self.expired = found.expired;
         self.steerer.counted(&found.by_slot);
+        self.tell_when_full(found.entries);
         self.let_go(&found)?;
         self.shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .found = found;
         Ok(())
+    }
+
+    /// Says once that clients are refused for want of room, and once that they aren't any more.
+    fn tell_when_full(&mut self, entries: u64) {
+        let refused = self.kernel.tallies().get(Verdict::FlowsFull).packets
+            + self.kernel.maps.counter(Verdict::FlowsFull).packets;
+        let full = refused != self.refused_full;
+        self.refused_full = refused;
+        match (std::mem::replace(&mut self.full, full), full) {
+            (false, true) => tracing::warn!(
+                "the flow map is full: {} connections, those that closed a moment ago included; new clients \
+                 are refused until others leave. `[xdp] max_flows` = {} says how many there may be",
+                entries.div_ceil(2),
+                self.limits.flows()
+            ),
+            (true, false) => tracing::info!("the flow map has room again"),
+            _ => {}
+        }
     }
 
     /// Counts the connections that the evictor has ended.

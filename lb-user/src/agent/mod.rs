@@ -5,7 +5,7 @@
 //!   them; [`orders`]: what an operator said of them
 //! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
 //!   up connections by itself
-//! - [`operator`], [`reload`]: commands, and another configuration
+//! - [`operator`], [`reload`]: commands, and another configuration; [`service`]: what systemd is told
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
 //! - [`sweep`], [`evict`], [`ending`]: the end of connections; [`limits`], [`blocking`]: who may
 //!   connect, and how much
@@ -24,6 +24,7 @@ mod operator;
 mod orders;
 mod paths;
 mod reload;
+mod service;
 mod steering;
 mod sweep;
 mod view;
@@ -34,7 +35,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -48,6 +48,7 @@ use crate::net::{self, PacketSocket, Watch, ports};
 use kernel::Kernel;
 use operator::Operator;
 use orders::Orders;
+use service::Service;
 use sweep::Sweeper;
 use view::View;
 
@@ -149,17 +150,20 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         },
         loaded.dir.display()
     );
-    ready()?;
+    let service = Service::from_environment();
+    service.ready();
+    tracing::info!("READY");
 
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
     );
     let result = tokio::select! {
-        result = core.run(punts, news, messages, sweeper) => result,
+        result = core.run(punts, news, messages, sweeper, service.clone().heartbeat()) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    service.stopping();
     following.abort();
     // Whoever sent `stop` gets the answer first.
     let _ = tokio::time::timeout(Duration::from_millis(100), operated).await;
@@ -172,12 +176,4 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         loaded.dir.display()
     );
     result
-}
-
-/// Says READY, in the log and to systemd.
-fn ready() -> anyhow::Result<()> {
-    sd_notify::notify(&[sd_notify::NotifyState::Ready])
-        .context("cannot tell systemd that we are ready")?;
-    tracing::info!("READY");
-    Ok(())
 }

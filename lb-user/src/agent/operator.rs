@@ -7,6 +7,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::{Answer, Message};
+use super::service::Service;
 use crate::admin::control::{Command, Order, Refusal, Reply};
 use crate::config::File;
 use crate::dns::{Follower, Source};
@@ -68,6 +69,7 @@ impl Operator {
     }
 
     async fn reload(&mut self) -> Result<Reply, Refusal> {
+        let _until_the_end = Service::from_environment().reloading();
         let known = self.names.answers();
         let file = File::read(&self.path, &Source::system(), known).await;
         let file = file.map_err(|error| Refusal::Wrong(error.to_string()))?;

@@ -16,7 +16,7 @@ use crate::select::{
 };
 use crate::setup::{Choice, Denied, Failure, NoChoice, Request, Steering};
 use lb_common::limits::client::ClientPace;
-use lb_common::limits::credit::of_backend;
+use lb_common::limits::credit::{ALL, of_backend};
 
 /// How long a backend that failed is passed over while another one is left.
 const AVOID: u64 = 2_000_000_000;
@@ -288,6 +288,9 @@ impl Steering for Steerer {
         if self.credits.get(cell).left() == 0 {
             return Err(Denied::ListenerFull);
         }
+        if self.credits.get(ALL).left() == 0 {
+            return Err(Denied::FlowsFull);
+        }
         if client != 0
             && limits.client_pace.interval != 0
             && !self.bindings.charge(client, &limits.client_pace)
@@ -295,6 +298,7 @@ impl Steering for Steerer {
             return Err(Denied::TooOften);
         }
         self.credits.open_one(cell);
+        self.credits.open_one(ALL);
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl View {
                     ifindex: a.ifindex,
                 })
                 .collect(),
-            flow_capacity: u64::from(Maps::capacity(dir, "FLOWS")? / 2),
+            flow_capacity: Maps::most_flows(dir)?.into(),
             binding_capacity: u64::from(Maps::capacity(dir, "BINDINGS")?),
             shared,
             tallies,

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 mod check;
 mod client;
 mod control;
+mod documents;
 mod flows;
 mod locate;
 mod output;
@@ -58,6 +59,9 @@ enum Command {
     Stop(control::Plain),
     /// Remove the data path: every connection through it is lost
     Unload(unload::Options),
+    /// Write the man pages and the shells' completions, for packages
+    #[command(hide = true)]
+    Documents(documents::Options),
 }
 
 /// How a command finds the agent.
@@ -136,6 +140,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Reload(options) => control::reload(options),
         Command::Stop(options) => control::stop(options),
         Command::Unload(options) => unload::run(options),
+        Command::Documents(options) => documents::run(&options, Cli::command()),
     }
 }
 

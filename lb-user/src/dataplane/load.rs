@@ -9,7 +9,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
-use super::{Maps, version_dir};
+use super::{Maps, RESERVE, version_dir};
 use crate::config::{Config, Mode};
 
 /// A program on an interface.
@@ -40,7 +40,7 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
     std::fs::create_dir_all(&links).with_context(|| {
         format!("cannot create {}: is a BPF file system mounted there (`mount -t bpf bpf /sys/fs/bpf`), and are you root?", links.display())
     })?;
-    let flows = config.xdp.max_flows.saturating_mul(2);
+    let flows = config.xdp.max_flows.saturating_mul(2) + RESERVE;
     let mut ebpf = EbpfLoader::new()
         .default_map_pin_directory(&dir)
         .map_max_entries("FLOWS", flows)
@@ -48,14 +48,17 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         .load(crate::PROGRAMS)
         .context("the kernel does not take the maps; `[xdp] max_flows` and `[bindings] capacity` decide how much memory they need")?;
     if adopted {
-        for (map, wanted, key) in [
-            ("FLOWS", flows, "[xdp] max_flows"),
-            ("BINDINGS", config.bindings.capacity, "[bindings] capacity"),
+        for (is, wanted, key) in [
+            (Maps::most_flows(&dir)?, config.xdp.max_flows, "[xdp] max_flows"),
+            (
+                Maps::capacity(&dir, "BINDINGS")?,
+                config.bindings.capacity,
+                "[bindings] capacity",
+            ),
         ] {
-            let is = Maps::capacity(&dir, map)?;
             if is != wanted {
                 tracing::warn!(
-                    "the map {map} keeps its {is} entries, {key} asks for {wanted}: it takes effect after `mqlb unload`, which ends all sessions"
+                    "{key} stays {is} and doesn't become {wanted}: it takes effect after `mqlb unload`, which ends all sessions"
                 );
             }
         }

@@ -11,7 +11,7 @@ use lb_common::layout::{
     Source, SourceKey, Verdict,
 };
 
-use super::Batches;
+use super::{Batches, RESERVE};
 
 /// All maps but the ring buffer.
 pub struct Maps {
@@ -74,6 +74,14 @@ impl Maps {
     /// Most entries of a map, as it was created.
     pub fn capacity(dir: &Path, name: &str) -> anyhow::Result<u32> {
         Ok(open(dir, name)?.1.max_entries())
+    }
+
+    /// Most connections that the flow map is made for: what `[xdp] max_flows` was when it was created.
+    ///
+    /// # Errors
+    /// The map can't be opened.
+    pub fn most_flows(dir: &Path) -> anyhow::Result<u32> {
+        Ok(Self::capacity(dir, "FLOWS")?.saturating_sub(RESERVE) / 2)
     }
 
     /// Calls `f` with every flow entry.

@@ -26,6 +26,10 @@ use std::path::{Path, PathBuf};
 
 use lb_common::layout::VERSION;
 
+/// Entries of the flow map beyond those of connections. A client that is one too many needs one to be told
+/// so, and the kernel calls a map full while its CPUs still keep some entries to themselves.
+pub const RESERVE: u32 = 8192;
+
 /// The directory of this layout version below an instance's pin directory.
 #[must_use]
 pub fn version_dir(pin_dir: &Path) -> PathBuf {

@@ -86,6 +86,8 @@ pub enum Denied {
     TooOften,
     /// The listener has as many connections as it may.
     ListenerFull,
+    /// There are as many connections as the flow map is made for.
+    FlowsFull,
 }
 
 /// Why there is no backend to connect to.

@@ -134,6 +134,7 @@ impl Connection {
             Err(Denied::Blocked) => (Verdict::ClientBlocked, Refused::Banned),
             Err(Denied::TooOften) => (Verdict::ClientRate, Refused::Quota),
             Err(Denied::ListenerFull) => (Verdict::ListenerFull, Refused::Quota),
+            Err(Denied::FlowsFull) => (Verdict::FlowsFull, Refused::Unavailable),
         };
         self.refuse(cx, verdict, why);
     }

@@ -29,6 +29,12 @@ pub enum Need {
     Compose,
     /// To boot other kernels.
     Vm,
+    /// To build the static program.
+    Static,
+    /// To make packages.
+    Package,
+    /// To test them.
+    Service,
 }
 
 /// Makes sure that everything for `needs` is here.
@@ -47,6 +53,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Build) {
         rust_src()?;
+    }
+    if needs.contains(&Need::Static) {
+        rust_std()?;
     }
     if needs.contains(&Need::Kernel) {
         bpffs()?;
@@ -130,21 +139,31 @@ fn by_hand(missing: &[&tools::Tool], build_linker: bool, distro: &Distro) -> Str
 /// The sources of `core`, which is built for the BPF target. rust-toolchain.toml lists them, but
 /// not every way to install the toolchain reads that.
 fn rust_src() -> Result<()> {
+    rustup("src/rust/library/core", ["component", "add", "rust-src"])
+        .context("the sources of `core` are missing (rustup's component rust-src)")
+}
+
+/// The standard library for the static program. It brings musl along; no C compiler is needed, because no
+/// library of ours has C in it.
+fn rust_std() -> Result<()> {
+    let target = crate::dist::target();
+    rustup(&target, ["target", "add", &target])
+        .with_context(|| format!("the standard library for {target} is missing"))
+}
+
+/// Has rustup do what is missing, if there is no `file` in the toolchain's `lib/rustlib`.
+fn rustup(file: &str, args: [&str; 3]) -> Result<()> {
     // Cargo's own path is <sysroot>/bin/cargo when rustup's proxy started it.
     let Some(sysroot) = std::env::var_os("CARGO")
         .and_then(|cargo| Some(Path::new(&cargo).parent()?.parent()?.to_owned()))
     else {
         return Ok(());
     };
-    if sysroot.join("lib/rustlib/src/rust/library/core").exists() {
+    if sysroot.join("lib/rustlib").join(file).exists() {
         return Ok(());
     }
-    let mut add = std::process::Command::new("rustup");
-    workspace::run(
-        add.args(["component", "add", "rust-src"])
-            .current_dir(workspace::root()),
-    )
-    .context("the sources of `core` are missing (rustup's component rust-src)")
+    let mut rustup = std::process::Command::new("rustup");
+    workspace::run(rustup.args(args).current_dir(workspace::root()))
 }
 
 /// The file system that maps, programs and links are pinned in.

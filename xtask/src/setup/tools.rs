@@ -174,6 +174,24 @@ pub const TOOLS: &[Tool] = &[
         arch: &[],
         alpine: &[],
     },
+    Tool {
+        need: Need::Package,
+        proof: Proof::Program("dpkg-deb"),
+        purpose: "Debian's packages",
+        debian: &["dpkg"],
+        fedora: &["dpkg"],
+        arch: &["dpkg"],
+        alpine: &["dpkg"],
+    },
+    Tool {
+        need: Need::Service,
+        proof: Proof::Program("systemctl"),
+        purpose: "the service manager that the package's test runs",
+        debian: &["systemd"],
+        fedora: &["systemd"],
+        arch: &["systemd"],
+        alpine: &[],
+    },
 ];
 
 impl Tool {

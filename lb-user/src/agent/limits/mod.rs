@@ -96,6 +96,8 @@ pub struct Limits {
     commanded: Blocks,
     hash: ClientHash,
     rules: Shared,
+    /// What the flow map is made for.
+    flows: u32,
 }
 
 /// Prefixes and identifiers.
@@ -147,7 +149,14 @@ impl Limits {
             configured: Blocks::default(),
             hash: Box::new(hash),
             rules: Shared::default(),
+            flows: Maps::most_flows(dir)?,
         })
+    }
+
+    /// Most connections that the flow map is made for.
+    #[must_use]
+    pub const fn flows(&self) -> u32 {
+        self.flows
     }
 
     /// The rules, for the loop and the sweeper.
@@ -287,7 +296,7 @@ impl Limits {
     fn build(&self, config: &Config, vips: &[Vip], nodes: &[Node]) -> Rules {
         let mut rules = Rules {
             listeners: listeners(config, vips),
-            most: rules::most(config, vips, nodes),
+            most: rules::most(config, vips, nodes, self.flows),
             ..Rules::default()
         };
         self.blocks(&mut rules);

@@ -2,14 +2,15 @@
 //! opened (see [`lb_common::limits::credit`]).
 //!
 //! A connection is counted by the entry that exists as long as it counts: for its source the client's,
-//! which is there from the first data on; for listener and backend the backend's, from the choice on.
+//! which is there from the first data on; for listener and backend the backend's, from the choice on. For the
+//! flow map all of them count, two for a connection: closed ones take their place too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use lb_common::layout::{Flow, FlowKey, Source, SourceKey, flags};
-use lb_common::limits::credit::{CELLS, Credit, of_backend};
+use lb_common::limits::credit::{ALL, CELLS, Credit, of_backend};
 
 use super::Rules;
 use crate::dataplane::{Credits, Maps};
@@ -23,6 +24,7 @@ pub struct Quota {
     /// How many were opened before the walk, by cell.
     opened: Vec<u32>,
     live: Vec<u32>,
+    entries: u32,
     /// Sources as they were before the walk; empty where none is limited.
     before: HashMap<SourceKey, Source>,
     sources: HashMap<SourceKey, u32>,
@@ -56,6 +58,7 @@ impl Quota {
         Self {
             rules,
             live: vec![0; opened.len()],
+            entries: 0,
             opened,
             before,
             sources: HashMap::new(),
@@ -64,6 +67,10 @@ impl Quota {
 
     /// One entry of the flow map.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
+        self.entries += 1;
+        if let Some(all) = self.live.get_mut(ALL as usize) {
+            *all = self.entries.div_ceil(2);
+        }
         if flow.closed() {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use lb_common::layout::Listener;
 use lb_common::limits::client::ClientPace;
-use lb_common::limits::credit::{CELLS, LISTENERS, UNLIMITED, of_backend};
+use lb_common::limits::credit::{ALL, CELLS, LISTENERS, UNLIMITED, of_backend};
 use lb_common::limits::rate::Pace;
 
 use super::prefixes::Prefixes;
@@ -85,10 +85,11 @@ fn cell(vips: &[Vip], listener: usize) -> u16 {
     first.map_or(0, |vip| vip.index.into())
 }
 
-/// Most connections by cell of the credits map.
+/// Most connections by cell of the credits map; `flows` is what the flow map is made for.
 #[must_use]
-pub fn most(config: &Config, vips: &[Vip], nodes: &[Node]) -> Vec<u32> {
+pub fn most(config: &Config, vips: &[Vip], nodes: &[Node], flows: u32) -> Vec<u32> {
     let mut most = vec![UNLIMITED; CELLS as usize];
+    most[ALL as usize] = flows.min(UNLIMITED);
     for (n, listener) in config.listeners.iter().enumerate() {
         if let Some(limit) = listener.max_flows {
             most[usize::from(cell(vips, n))] = limit.min(UNLIMITED);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_common::layout::{Flow, FlowKey, Listener, Source, SourceKey, State, flags, v4_mapped};
-use lb_common::limits::credit::{CELLS, Credit, UNLIMITED, of_backend};
+use lb_common::limits::credit::{ALL, CELLS, Credit, UNLIMITED, of_backend};
 
 use super::prefix::key;
 use super::prefixes::Prefixes;
@@ -56,6 +56,7 @@ fn rules(source_flows: u32) -> Arc<Rules> {
     };
     let mut most = vec![UNLIMITED; CELLS as usize];
     most[0] = 10;
+    most[ALL as usize] = 100;
     most[of_backend(6) as usize] = 2;
     Arc::new(Rules {
         listeners: vec![listener, listener, unserved()],
@@ -133,6 +134,7 @@ fn live_connections_are_counted_and_closed_ones_are_not() {
     assert_eq!(left(of_backend(6)), 0, "2 of 2, over IPv4 and IPv6");
     assert_eq!(left(of_backend(8)), UNLIMITED - 3);
     assert_eq!(left(1), UNLIMITED);
+    assert_eq!(left(ALL), 100 - 7, "13 entries, whatever their state");
     assert!(quota.changes().is_empty(), "no source is limited");
 }
 

@@ -18,6 +18,7 @@ fn denied_clients_are_told_why_and_no_backend_hears_of_them() {
         (Denied::Blocked, Verdict::ClientBlocked, 5, 0x8a),
         (Denied::TooOften, Verdict::ClientRate, 3, 0x97),
         (Denied::ListenerFull, Verdict::ListenerFull, 3, 0x97),
+        (Denied::FlowsFull, Verdict::FlowsFull, 3, 0x88),
     ] {
         for (stream, connack) in [
             (connect("sensor-1", 60, b""), vec![0x20, 2, 0, old]),
