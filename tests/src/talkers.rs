@@ -140,7 +140,10 @@ async fn talk(id: &str, server: SocketAddr, pause: Duration, state: &Arc<State>)
 
     let said = Arc::new(AtomicU64::new(0));
     let listener = tokio::spawn(listen(reader, Arc::clone(&said), Arc::clone(state)));
-    while !state.over.load(Relaxed) && !listener.is_finished() {
+    let mut over = false;
+    while !over && !listener.is_finished() {
+        // One more, or the listener would wait for it.
+        over = state.over.load(Relaxed);
         let number = said.fetch_add(1, Relaxed) + 1;
         writer
             .write_all(&publish(id, &number.to_be_bytes()))
@@ -165,7 +168,7 @@ async fn listen(
         let heard = timeout(PATIENCE, expect(&mut reader, 0x30)).await;
         let message = heard
             .context("silence")
-            .and_then(|heard| Ok(heard?))
+            .flatten()
             .with_context(|| format!("after {last}"))?;
         let number = message.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
         ensure!(number == Some(last + 1), "{number:?} after {last}");

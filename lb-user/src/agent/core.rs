@@ -95,7 +95,7 @@ pub struct Core {
     wanting: u64,
     /// Clients that found the flow map full, up to the last sweep.
     refused_full: u64,
-    /// There were some in the round of that sweep.
+    /// There are some, or would be if anybody came.
     full: bool,
     wanted: Instant,
     /// How long the last sweep took.
@@ -438,13 +438,15 @@ impl Core {
     fn tell_when_full(&mut self, entries: u64) {
         let refused = self.kernel.tallies().get(Verdict::FlowsFull).packets
             + self.kernel.maps.counter(Verdict::FlowsFull).packets;
-        let full = refused != self.refused_full;
+        let connections = entries.div_ceil(2);
+        let full = refused != self.refused_full
+            || self.full && connections >= u64::from(self.limits.flows());
         self.refused_full = refused;
         match (std::mem::replace(&mut self.full, full), full) {
             (false, true) => tracing::warn!(
-                "the flow map is full: {} connections, those that closed a moment ago included; new clients \
-                 are refused until others leave. `[xdp] max_flows` = {} says how many there may be",
-                entries.div_ceil(2),
+                "the flow map is full: {connections} connections, those that closed a moment ago and those that \
+                 are refused included; new clients are refused until others leave. `[xdp] max_flows` = {} \
+                 says how many there may be",
                 self.limits.flows()
             ),
             (true, false) => tracing::info!("the flow map has room again"),

@@ -3,13 +3,14 @@
 //!
 //! A connection is counted by the entry that exists as long as it counts: for its source the client's,
 //! which is there from the first data on; for listener and backend the backend's, from the choice on. For the
-//! flow map all of them count, two for a connection: closed ones take their place too.
+//! flow map all of them count, two for a connection: closed ones take their place too. Clients that are being read or
+//! refused have places of their own ([`crate::dataplane::RESERVE`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lb_common::layout::{Flow, FlowKey, Source, SourceKey, flags};
+use lb_common::layout::{Flow, FlowKey, Source, SourceKey, State, flags};
 use lb_common::limits::credit::{ALL, CELLS, Credit, of_backend};
 
 use super::Rules;
@@ -67,7 +68,7 @@ impl Quota {
 
     /// One entry of the flow map.
     pub fn see(&mut self, key: &FlowKey, flow: &Flow) {
-        self.entries += 1;
+        self.entries += u32::from(flow.state != State::Sniff as u8);
         if let Some(all) = self.live.get_mut(ALL as usize) {
             *all = self.entries.div_ceil(2);
         }
