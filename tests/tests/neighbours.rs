@@ -14,8 +14,8 @@ const LENGTH: usize = 64 << 20;
 
 /// Has the kernel announce a new link address, as failover software does for the address that it moves.
 fn announce(netns: &Netns, device: &str) {
-    let v4 = format!("net.ipv4.conf.{device}.arp_notify");
-    let v6 = format!("net.ipv6.conf.{device}.ndisc_notify");
+    let v4 = format!("net/ipv4/conf/{device}/arp_notify");
+    let v6 = format!("net/ipv6/conf/{device}/ndisc_notify");
     netns.sysctl(&[(&v4, "1"), (&v6, "1")]).unwrap();
 }
 
