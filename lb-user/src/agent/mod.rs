@@ -26,7 +26,7 @@ mod paths;
 mod reload;
 mod service;
 mod steering;
-mod sweep;
+pub mod sweep;
 mod view;
 mod vips;
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
 
@@ -26,6 +26,10 @@ use crate::setup::Datapath as _;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// A live client's binding is refreshed in one sweep out of so many.
 const REFRESH: u64 = 16;
+/// Orphans are looked for in one sweep out of so many …
+const ORPHANS: u64 = 16;
+/// … but in each one that costs no more than this.
+const CHEAP: Duration = Duration::from_millis(200);
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +57,8 @@ pub struct Sweeper {
     /// Entries of a set-up that nobody works on any more.
     abandoned: u32,
     round: u64,
+    /// The last sweep's.
+    took: Duration,
     expired: u64,
     limits: Shared,
     credits: Credits,
@@ -77,6 +83,7 @@ impl Sweeper {
             last_words: span(LAST_WORDS),
             abandoned: 0,
             round: 0,
+            took: Duration::ZERO,
             expired: 0,
             limits,
             credits: Credits::open(dir)?,
@@ -93,18 +100,24 @@ impl Sweeper {
 
     /// One sweep: the clients' entries first, then the backends' with what is known of the clients'.
     ///
+    /// It reads each entry once. Only to find orphans, backends' entries whose client's is missing (an agent
+    /// died between the two), they are read twice.
+    ///
     /// # Errors
     /// What the kernel said; the next sweep begins anew.
     pub fn sweep(&mut self) -> anyhow::Result<Found> {
+        let begun = Instant::now();
         self.round += 1;
+        let orphans = self.took < CHEAP || self.round.is_multiple_of(ORPHANS);
         let now = ticks::from_ns(clock::now_ns());
         self.take_timeouts();
         let mut found = Found {
             used: vec![false; usize::from(SLOTS)],
             ..Found::default()
         };
+        let mut by_slot = vec![0; usize::from(SLOTS)];
         let mut paired = HashSet::new();
-        let mut suspects = Vec::new();
+        let (mut suspects, mut of_backends) = (Vec::new(), Vec::new());
         let mut refresh = Vec::new();
         let mut blocked = Vec::new();
         let rules = self.limits.get();
@@ -120,6 +133,9 @@ impl Sweeper {
                     && (from_client || flow.state != State::Open as u8);
             }
             if !from_client {
+                if age > self.last_words && self.suspicious(flow, age) {
+                    of_backends.push((*key, *flow));
+                }
                 return;
             }
             if is_blocked(&rules, key, flow) {
@@ -127,9 +143,13 @@ impl Sweeper {
                 return;
             }
             if flow.state == State::Open as u8 {
-                paired.insert(self.hasher.hash_one(flow.pair()));
+                if orphans {
+                    paired.insert(self.hasher.hash_one(flow.pair()));
+                }
                 if !flow.closed() {
-                    *found.by_slot.entry(flow.backend).or_default() += 1;
+                    if let Some(count) = by_slot.get_mut(usize::from(flow.backend)) {
+                        *count += 1;
+                    }
                     if flow.client != 0 && flow.client % REFRESH == self.round % REFRESH {
                         refresh.push((flow.client, flow.backend));
                     }
@@ -146,21 +166,21 @@ impl Sweeper {
         for (key, flow) in blocked {
             self.end_blocked(&key, &flow);
         }
-        for (key, flow) in suspects.drain(..) {
+        for (key, flow) in suspects {
             self.client_entry(now, &key, &flow);
         }
-        self.kernel.maps.each_flow(|key, flow| {
-            let age = ticks::since(now, flow.last_seen);
-            let orphan =
-                flow.state == State::Open as u8 && !paired.contains(&self.hasher.hash_one(key));
-            if flow.flags & flags::FROM_CLIENT == 0
-                && age > self.last_words
-                && (orphan || self.suspicious(flow, age))
-            {
-                suspects.push((*key, *flow));
-            }
-        })?;
-        for (key, flow) in suspects {
+        if orphans {
+            self.kernel.maps.each_flow(|key, flow| {
+                if flow.flags & flags::FROM_CLIENT == 0
+                    && flow.state == State::Open as u8
+                    && ticks::since(now, flow.last_seen) > self.last_words
+                    && !paired.contains(&self.hasher.hash_one(key))
+                {
+                    of_backends.push((*key, *flow));
+                }
+            })?;
+        }
+        for (key, flow) in of_backends {
             self.backend_entry(now, &key, &flow);
         }
         for (client, backend) in refresh {
@@ -184,7 +204,9 @@ impl Sweeper {
                 let _ = self.kernel.maps.bindings.remove(&client);
             }
         }
+        found.by_slot = (0..).zip(by_slot).filter(|(_, count)| *count != 0).collect();
         found.expired = self.expired;
+        self.took = begun.elapsed();
         Ok(found)
     }
 
