@@ -57,7 +57,10 @@ fn main() -> anyhow::Result<()> {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let found = sweeper.sweep()?;
         let live: u64 = found.by_slot.values().sum();
-        anyhow::ensure!(live == u64::from(connections), "{live} live connections found");
+        anyhow::ensure!(
+            live == u64::from(connections),
+            "{live} live connections found"
+        );
         println!(
             "{connections} connections: {:?} of CPU time, {:?} in all",
             cpu_time() - cpu,
@@ -90,10 +93,7 @@ fn connect(maps: &mut Maps, n: u32) -> anyhow::Result<()> {
     };
     let entries = [
         (client, from_client.towards(&client, &to_backend)),
-        (
-            backend_key,
-            flow.towards(&backend_key, &client.reversed()),
-        ),
+        (backend_key, flow.towards(&backend_key, &client.reversed())),
     ];
     for (key, flow) in entries {
         maps.flows.insert(key, flow, 0)?;

@@ -52,7 +52,10 @@ pub fn write(binary: &Path, copy: &Path) -> Result<()> {
 fn section(object: &[u8], wanted: &[u8]) -> Option<(usize, usize)> {
     let number = |at: usize, size: usize| {
         let bytes = object.get(at..at + size)?;
-        let value = bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte));
         usize::try_from(value).ok()
     };
     let (headers, count, names) = (number(40, 8)?, number(60, 2)?, number(62, 2)?);

@@ -182,7 +182,9 @@ async fn expect(reader: &mut (impl AsyncRead + Unpin), first: u8) -> Result<Vec<
     let mut head = [0; 2];
     match reader.read_exact(&mut head).await {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => bail!("the connection is closed"),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            bail!("the connection is closed")
+        }
         Err(error) => return Err(error.into()),
     }
     ensure!(head[0] == first, "a packet that begins with {:#x}", head[0]);

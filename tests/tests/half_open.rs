@@ -45,9 +45,11 @@ fn ten_thousand_clients_that_vanish_are_gone_in_time_and_their_brokers_know() {
     // Closed or not, nothing that they say arrives.
     drop((eternal, alive));
     let left = |most: u32, limit: Duration| {
-        common::wait_for("they are gone", limit.saturating_sub(gone.elapsed()), || {
-            flows(&mqlb) <= u64::from(most)
-        });
+        common::wait_for(
+            "they are gone",
+            limit.saturating_sub(gone.elapsed()),
+            || flows(&mqlb) <= u64::from(most),
+        );
         println!("{} flows {:?} later", flows(&mqlb), gone.elapsed());
     };
     left(CLIENTS, KEEP_ALIVE * 3 / 2 + GRACE);
@@ -71,7 +73,10 @@ fn without_keep_alive(lab: &Lab) -> Vec<TcpStream> {
         common::expect_connack(&mut stream);
         stream
     };
-    let all = lab.topology.clients.enter(|| (0..CLIENTS).map(connect).collect());
+    let all = lab
+        .topology
+        .clients
+        .enter(|| (0..CLIENTS).map(connect).collect());
     all.unwrap()
 }
 

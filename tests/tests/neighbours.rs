@@ -47,7 +47,11 @@ fn a_stream_goes_on_when_any_link_address_changes() {
                 .ip([format!("link set {device} address {address}")])
                 .unwrap();
             stream.join().unwrap_or_else(|_| {
-                panic!("{vip}: {device} of {} changed:\n{}", netns.name(), mqlb.log())
+                panic!(
+                    "{vip}: {device} of {} changed:\n{}",
+                    netns.name(),
+                    mqlb.log()
+                )
             });
         }
     }

@@ -112,7 +112,11 @@ fn without_an_agent_known_clients_connect_and_the_others_wait() {
     let back = fleet.connect(0..50).unwrap();
     back.check().unwrap();
     assert_eq!(back.returned, 50);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
 
     thread::scope(|scope| {
         let strangers = scope.spawn(|| fleet.connect(50..70).unwrap());

@@ -204,7 +204,10 @@ impl Sweeper {
                 let _ = self.kernel.maps.bindings.remove(&client);
             }
         }
-        found.by_slot = (0..).zip(by_slot).filter(|(_, count)| *count != 0).collect();
+        found.by_slot = (0..)
+            .zip(by_slot)
+            .filter(|(_, count)| *count != 0)
+            .collect();
         found.expired = self.expired;
         self.took = begun.elapsed();
         Ok(found)

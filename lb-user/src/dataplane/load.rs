@@ -49,7 +49,11 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         .context("the kernel does not take the maps; `[xdp] max_flows` and `[bindings] capacity` decide how much memory they need")?;
     if adopted {
         for (is, wanted, key) in [
-            (Maps::most_flows(&dir)?, config.xdp.max_flows, "[xdp] max_flows"),
+            (
+                Maps::most_flows(&dir)?,
+                config.xdp.max_flows,
+                "[xdp] max_flows",
+            ),
             (
                 Maps::capacity(&dir, "BINDINGS")?,
                 config.bindings.capacity,

@@ -6,7 +6,7 @@ use lb_common::layout::{
     Settings, State, Verdict, flags, source_mode, ticks,
 };
 use lb_common::limits::client::ClientPace;
-use lb_common::limits::credit::of_backend;
+use lb_common::limits::credit::{self, of_backend};
 use lb_common::siphash;
 
 use crate::clock;
@@ -588,6 +588,12 @@ fn reasons_to_punt() {
             plain(),
             backend_with(|b| (b.hop.tagged, b.hop.vlan) = (1, 9)),
             Verdict::PuntedBackend,
+        ),
+        (
+            "a flow map that is full",
+            plain(),
+            Box::new(|w| w.set_credit(credit::ALL, 0)),
+            Verdict::PuntedFull,
         ),
         (
             "a listener that is full",

@@ -194,7 +194,9 @@ impl World {
             self.blocked.remove(&key).unwrap();
         }
         self.set_listener(&place::UNLIMITED);
-        self.set_credit(place::UNLIMITED.credit.into(), credit::UNLIMITED);
+        for cell in [credit::ALL, place::UNLIMITED.credit.into()] {
+            self.set_credit(cell, credit::UNLIMITED);
+        }
         self.set_settings(&place::SETTINGS);
         let full = vec![Bucket::default(); nr_cpus().unwrap()];
         self.buckets
