@@ -97,10 +97,10 @@ fn for_vip(ctx: &XdpContext, p: &Parsed, vip: Endpoint) -> u32 {
         // Closed before it said anything.
         Check::First if says_something => reset::reset(ctx, p, Verdict::ClosedEarly),
         Check::First => drop(Verdict::BareAck, p.length),
+        // Its first bytes are behind, or lost.
         Check::Perhaps if says_something => drop(Verdict::EarlySegment, p.length),
-        // Bytes that overtake the first ones are a matter of course, a bare ACK that does isn't. Who was cut
-        // off sends one to ask for the RST that it accepts (RFC 5961, section 3.2), and asks only once.
-        Check::Perhaps | Check::Wrong => reset::reset(ctx, p, Verdict::ResetUnknown),
+        Check::Perhaps => drop(Verdict::BareAck, p.length),
+        Check::Wrong => reset::reset(ctx, p, Verdict::ResetUnknown),
     }
 }
 

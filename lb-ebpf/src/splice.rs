@@ -19,6 +19,7 @@ use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
 use crate::punt::{self, Reason};
+use crate::reset;
 
 /// Whether the client gave a connection up and begins a new one with the same port. (In set-up the
 /// agent sees it by the other ISN.)
@@ -30,6 +31,9 @@ pub fn begins_anew(p: &Parsed, flow: &Flow) -> bool {
     if flow.state == State::Open as u8 {
         flow.closed() && flow.flags & flags::FROM_CLIENT != 0
     } else {
+        if flow.state == State::Cut as u8 {
+            return true;
+        }
         let of_client = flow.state == State::Sniff as u8
             || flow.state == State::Connecting as u8 && flow.flags & flags::FROM_CLIENT != 0;
         of_client && p.seq != flow.next_seq
@@ -356,9 +360,12 @@ fn plausible(p: &Parsed, pair: &Flow) -> bool {
     p.seq.wrapping_sub(pair.last_ack).wrapping_add(0x1_0000) <= 0x11_0000
 }
 
-/// A packet of a connection that the agent sets up.
+/// A packet of a connection that the agent sets up, or has ended.
 #[inline(never)]
 fn in_setup(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
+    if flow.state == State::Cut as u8 {
+        return reset::reset(ctx, p, Verdict::ResetUnknown);
+    }
     let mut reason = Reason {
         kind: PuntKind::Backend,
         listener: flow.listener,

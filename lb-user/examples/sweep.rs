@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
         closed: Duration::from_secs(60),
     };
     let (_keep, timeouts) = tokio::sync::watch::channel(timeouts);
-    let mut sweeper = Sweeper::new(&pins.0, timeouts, Shared::default())?;
+    let mut sweeper = Sweeper::new(&pins.0, timeouts, Shared::default(), 1)?;
     for _ in 0..SWEEPS {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let found = sweeper.sweep()?;

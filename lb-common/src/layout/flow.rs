@@ -62,6 +62,9 @@ pub enum State {
     Open = 3,
     /// Either side: the program itself has sent the SYN (see [`Connecting`](super::Connecting)).
     Connecting = 4,
+    /// Client side, and over: the agent has ended the connection. Whatever the client still says is answered
+    /// with the RST that it accepts; a SYN begins anew (see [`Flow::cut`]).
+    Cut = 5,
 }
 
 impl State {
@@ -73,6 +76,7 @@ impl State {
             2 => Some(Self::Setup),
             3 => Some(Self::Open),
             4 => Some(Self::Connecting),
+            5 => Some(Self::Cut),
             _ => None,
         }
     }
@@ -94,6 +98,10 @@ pub mod flags {
     pub const FIN_FIRST: u8 = 32;
     /// This entry's sender has sent the RST.
     pub const RST_SELF: u8 = 64;
+    /// From the backend: when the connection was opened there were first bytes that only the agent could
+    /// repeat (`Flow::ingress` and `Flow::hop_generation` say which, and which agent). From the client, in
+    /// `Sniff`: the agent has acknowledged bytes that nobody else has.
+    pub const OWNED: u8 = 128;
 }
 
 /// One direction of a connection: the rewrite recipe, the next hop and what is known of the sender.
@@ -133,9 +141,11 @@ pub struct Flow {
     pub vlan: u16,
     /// Index into the backends map of this connection's backend.
     pub backend: u16,
-    /// From the client: digest of where its packets come in ([`Hop::signature`]), to notice a move.
+    /// From the client: digest of where its packets come in ([`Hop::signature`]), to notice a move. From the
+    /// backend, with [`flags::OWNED`]: the acknowledgement number behind the agent's bytes.
     pub ingress: u32,
-    /// From the client: generation of the backend's next hop that is cached above.
+    /// From the client: generation of the backend's next hop that is cached above. From the backend, with
+    /// [`flags::OWNED`]: the number of the agent.
     pub hop_generation: u32,
     /// Window re-scaling: positive shifts left, negative right.
     pub window_shift: i8,
@@ -194,6 +204,21 @@ impl Flow {
         packets: 0,
         bytes: 0,
     };
+
+    /// What stays for a while of a client's connection that is ended: it leads nowhere.
+    ///
+    /// Without it, a client that asks whether the RST was meant (RFC 5961, section 3.2) may look like one
+    /// that is yet to send its first bytes.
+    #[must_use]
+    pub const fn cut(listener: u8, now: u32) -> Self {
+        Self {
+            state: State::Cut as u8,
+            flags: flags::FROM_CLIENT | flags::RST,
+            listener,
+            last_seen: now,
+            ..Self::ZERO
+        }
+    }
 
     /// Sets the new addresses and ports and the checksum differences that follow from them.
     ///
@@ -255,6 +280,15 @@ impl Flow {
             i += 4;
         }
         differs == 0
+    }
+
+    /// Whether this is a backend that waits for first bytes which died with an agent, not with `agent`.
+    #[must_use]
+    pub const fn is_stranded(&self, agent: u32) -> bool {
+        self.flags & flags::OWNED != 0
+            && self.state == State::Open as u8
+            && self.hop_generation != agent
+            && self.last_ack.wrapping_sub(self.ingress) >= 1 << 31
     }
 
     /// Whether the connection is over: a RST, or a FIN from both sides.

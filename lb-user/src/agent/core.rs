@@ -90,6 +90,7 @@ pub struct Core {
     ended: [u64; 2],
     stopping: bool,
     pub(super) limits: Limits,
+    pub(super) number: u32,
     sweeping: Option<std::thread::Thread>,
     /// Refusals for want of credit, and when they made the sweeper walk.
     wanting: u64,
@@ -115,8 +116,9 @@ fn nanos(d: Duration) -> u64 {
 }
 
 /// What set-up is told of the configuration.
-pub(super) fn settings(config: &Config, secrets: &Secrets) -> Settings {
+pub(super) fn settings(config: &Config, secrets: &Secrets, agent: u32) -> Settings {
     Settings {
+        agent,
         client_key: secrets.client_key,
         timestamp_offset: secrets.timestamp_offset,
         ports: (*config.snat.ports.start(), *config.snat.ports.end()),
@@ -151,11 +153,13 @@ impl Core {
         let vips = vips::vips(&config, &vips::known(&kernel.maps)?)?;
         let nodes = nodes::number(&config, &kernel.backends()?, &[])?;
         let (checks, events) = Checks::start(vips::random()?, []);
-        let settings = settings(&config, &secrets);
+        let number = (vips::random()? >> 32) as u32;
+        let settings = settings(&config, &secrets, number);
         let hash = move |id: &str| settings.client_hash(id.as_bytes());
         let limits = Limits::open(&loaded.dir, &config.agent.state_dir, hash)?;
         let mut core = Self {
             setups: Setups::new(settings, vips::random()?),
+            number,
             steerer: Steerer::new(
                 Maps::open(&loaded.dir)?.bindings,
                 limits.rules(),
@@ -194,6 +198,11 @@ impl Core {
         };
         core.man(nodes)?;
         Ok(core)
+    }
+
+    /// This agent's number ([`Settings::agent`]).
+    pub const fn number(&self) -> u32 {
+        self.number
     }
 
     /// Who may connect, and how much; for the sweeper.

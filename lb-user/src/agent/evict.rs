@@ -205,11 +205,12 @@ impl Worker {
             job.since = Instant::now();
             job.done = 0;
         }
+        let live = Traffic::Live(ticks::from_ns(clock::now_ns()));
         let mut due = due(job.rate, job.since.elapsed(), job.done);
         while due > 0
             && let Some(key) = job.victims.pop_front()
         {
-            if end(&mut self.kernel, &key, Traffic::Live, |flow| {
+            if end(&mut self.kernel, &key, live, |flow| {
                 job.slots.contains(&flow.backend)
             }) {
                 let ended = match job.why {

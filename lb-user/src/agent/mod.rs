@@ -14,7 +14,7 @@
 mod backends;
 mod blocking;
 mod core;
-mod ending;
+pub(crate) mod ending;
 mod evict;
 mod kernel;
 mod kernel_setup;
@@ -104,7 +104,7 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         timeouts,
     };
     let mut core = Core::new(Arc::new(config), parts, &loaded)?;
-    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen, core.rules())?;
+    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen, core.rules(), core.number())?;
     for news in &found {
         core.learn(news);
     }

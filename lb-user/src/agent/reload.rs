@@ -47,7 +47,8 @@ impl Core {
         self.timeouts.send_replace(self.config.timeouts.clone());
         vips::configure(&mut self.secrets, &self.config);
         let written = vips::write_secrets(&mut self.kernel.maps, &self.secrets);
-        self.setups.configure(settings(&self.config, &self.secrets));
+        self.setups
+            .configure(settings(&self.config, &self.secrets, self.number));
         for gone in self
             .vips
             .iter()

@@ -10,7 +10,7 @@ use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
 
 use tokio::sync::watch;
 
-use super::ending::{Traffic, end};
+use super::ending::{Traffic, cut, end};
 use super::kernel::Kernel;
 use super::limits::quota::Quota;
 use super::limits::{Rules, Shared};
@@ -61,6 +61,8 @@ pub struct Sweeper {
     took: Duration,
     expired: u64,
     limits: Shared,
+    /// The agent's number ([`crate::setup::Settings::agent`]).
+    agent: u32,
     credits: Credits,
     hasher: RandomState,
 }
@@ -75,6 +77,7 @@ impl Sweeper {
         dir: &Path,
         timeouts: watch::Receiver<Timeouts>,
         limits: Shared,
+        agent: u32,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
@@ -86,6 +89,7 @@ impl Sweeper {
             took: Duration::ZERO,
             expired: 0,
             limits,
+            agent,
             credits: Credits::open(dir)?,
             hasher: RandomState::new(),
         })
@@ -119,7 +123,7 @@ impl Sweeper {
         let mut paired = HashSet::new();
         let (mut suspects, mut of_backends) = (Vec::new(), Vec::new());
         let mut refresh = Vec::new();
-        let mut blocked = Vec::new();
+        let (mut blocked, mut stranded) = (Vec::new(), Vec::new());
         let rules = self.limits.get();
         let mut quota = Quota::begin(rules.clone(), &self.credits, &self.kernel.maps)?;
         self.kernel.maps.each_flow(|key, flow| {
@@ -130,9 +134,13 @@ impl Sweeper {
             if let Some(used) = found.used.get_mut(usize::from(flow.backend)) {
                 // The backend's entry of a connection that is over only keeps the port.
                 *used |= flow.state != State::Sniff as u8
+                    && flow.state != State::Cut as u8
                     && (from_client || flow.state != State::Open as u8);
             }
             if !from_client {
+                if flow.is_stranded(self.agent) {
+                    stranded.push((*key, *flow));
+                }
                 if age > self.last_words && self.suspicious(flow, age) {
                     of_backends.push((*key, *flow));
                 }
@@ -164,7 +172,17 @@ impl Sweeper {
             tracing::info!("{} connections of blocked clients end", blocked.len());
         }
         for (key, flow) in blocked {
-            self.end_blocked(&key, &flow);
+            self.end_blocked(now, &key, &flow);
+        }
+        if !stranded.is_empty() {
+            tracing::warn!(
+                "{} connections end: an agent that died had bytes of theirs that their backend still waits for",
+                stranded.len()
+            );
+        }
+        for (key, flow) in stranded {
+            let same = |client: &Flow| client.pair() == key;
+            end(&mut self.kernel, &flow.pair(), Traffic::Live(now), same);
         }
         for (key, flow) in suspects {
             self.client_entry(now, &key, &flow);
@@ -215,11 +233,11 @@ impl Sweeper {
 
     /// Whether an entry is worth a closer look.
     fn suspicious(&self, flow: &Flow, age: u32) -> bool {
-        if flow.state != State::Open as u8 {
-            return age > self.abandoned;
-        }
         if flow.closed() {
             return age > self.last_words;
+        }
+        if flow.state != State::Open as u8 {
+            return age > self.abandoned;
         }
         flow.idle_limit != 0 && age > flow.idle_limit
     }
@@ -257,14 +275,14 @@ impl Sweeper {
 
     /// Ends a connection of a client that was blocked while it was there: its packets would go on, as
     /// those of open connections meet no block list.
-    fn end_blocked(&mut self, key: &FlowKey, seen: &Flow) {
+    fn end_blocked(&mut self, now: u32, key: &FlowKey, seen: &Flow) {
         let same = |flow: &Flow| flow.pair() == seen.pair();
-        if end(&mut self.kernel, key, Traffic::Live, same) {
+        if end(&mut self.kernel, key, Traffic::Live(now), same) {
             return;
         }
         // While it is set up, set-up withdraws it when it finds the client's entry gone.
         if self.kernel.get(key).is_some_and(|flow| same(&flow)) {
-            self.kernel.remove(key);
+            cut(&mut self.kernel, key, seen, now);
         }
     }
 
@@ -291,7 +309,8 @@ impl Sweeper {
 
 /// Whether the client of an entry is blocked.
 fn is_blocked(rules: &Rules, client: &FlowKey, flow: &Flow) -> bool {
-    !rules.block_nobody()
+    flow.state != State::Cut as u8
+        && !rules.block_nobody()
         && (rules.sources.hold(&client.src)
             || flow.client != 0 && rules.clients.contains(&flow.client))
 }

@@ -279,6 +279,7 @@ impl Setups {
                 connection.phase = Phase::Done;
             });
         }
+        takeover::read_again(world.datapath, &packet.key);
         if let Some(entry) = sniffing_entry(world.datapath, &packet.key, punt.isn) {
             self.begin(punt, packet, &entry, world);
         } else if let Some(id) = self.take_over(&packet.key, world) {
@@ -316,8 +317,10 @@ impl Setups {
         let listener = self.listeners.get(&punt.listener).copied();
         let full = self.connections.len() >= self.settings.connections && !self.make_room(world);
         let (hop, ingress) = sniff::way_back(packet, punt.ifindex);
-        let Some(settings) = listener.filter(|_| !full) else {
-            let verdict = if full {
+        // An agent that died has acknowledged bytes of it: they are gone, so it begins anew.
+        let lost = entry.flags & flags::OWNED != 0;
+        let Some(settings) = listener.filter(|_| !full && !lost) else {
+            let verdict = if full || lost {
                 Verdict::SetupEvicted
             } else {
                 Verdict::ResetUnknown

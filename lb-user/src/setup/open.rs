@@ -177,11 +177,21 @@ impl Connection {
             last_ack: self.cookie.wrapping_add(1),
             ..common
         };
+        let owned = if self.proxy.is_empty() && self.acknowledged == 0 {
+            common
+        } else {
+            of_backend |= flags::OWNED;
+            Flow {
+                ingress: self.seq_of(self.acknowledged),
+                hop_generation: cx.settings.agent,
+                ..common
+            }
+        };
         let mut to_client = Flow {
             flags: of_backend,
             next_seq: theirs.wrapping_add(1),
             last_ack: packet.tcp.ack(),
-            ..common
+            ..owned
         };
         numbers.from_client(&mut to_backend);
         numbers.from_backend(&mut to_client);

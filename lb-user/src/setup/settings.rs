@@ -34,6 +34,8 @@ pub struct ListenerSettings {
 /// Settings for all connections. Times in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// This agent's number, another one than that of the agent before it.
+    pub agent: u32,
     /// Key of the client identifier's hash.
     pub client_key: siphash::Key,
     /// Added to our timestamp clock, as in `layout::Settings`.
@@ -91,6 +93,7 @@ impl Default for Settings {
     /// The defaults of the configuration file; keys and offset are zero and must be set.
     fn default() -> Self {
         Self {
+            agent: 0,
             client_key: [0; 2],
             timestamp_offset: 0,
             ports: (10_000, 60_999),

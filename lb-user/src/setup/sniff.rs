@@ -4,7 +4,7 @@
 use super::connection::{Connect, Connection, Context, Phase, later};
 use super::interface::{Datapath, Denied, Steering};
 use crate::select::shared_hash;
-use lb_common::layout::{Hop, Verdict};
+use lb_common::layout::{Flow, Hop, State, Verdict, flags};
 use lb_common::mqtt::{self, Refused, Reject, Sniff};
 use lb_common::wire::{Packet, flag};
 
@@ -118,12 +118,27 @@ impl Connection {
             // The client may wait for an acknowledgement before it sends the rest (RFC 896). These
             // bytes are ours from now on. A duplicate is acknowledged again: ours may be lost.
             Ok(Sniff::Incomplete) if !first_bytes.is_empty() => {
-                self.acknowledged = first_bytes.len();
+                let owned = first_bytes.len();
+                if self.acknowledged == 0 && !self.note_owned(cx) {
+                    return;
+                }
+                self.acknowledged = owned;
                 let (seq, ack) = (self.cookie.wrapping_add(1), self.ack_of_all());
                 self.send_to_client(cx, seq, ack, flag::ACK, &[]);
             }
             Ok(Sniff::Incomplete) => {}
         }
+    }
+
+    /// Notes in the client's entry that bytes are about to be ours: should this agent die, nobody has them.
+    fn note_owned<D: Datapath, S: Steering>(&self, cx: &mut Context<'_, D, S>) -> bool {
+        let sniffing = |f: &Flow| f.state == State::Sniff as u8 && f.next_seq == self.isn;
+        let Some(mut entry) = cx.datapath.get(&self.key).filter(sniffing) else {
+            return false;
+        };
+        entry.flags |= flags::OWNED;
+        // Without it nothing is acknowledged; the client comes again.
+        cx.datapath.replace(&self.key, &entry).is_ok()
     }
 
     /// The identifier is known: goes on to a backend, or refuses.

@@ -49,15 +49,7 @@ impl Begun {
             state: State::Setup as u8,
             ..self.backend
         };
-        let client = Flow {
-            state: State::Sniff as u8,
-            flags: flags::FROM_CLIENT,
-            listener: self.client.listener,
-            next_seq: self.client.next_seq,
-            last_ack: self.client.last_ack,
-            last_seen: self.client.last_seen,
-            ..Flow::ZERO
-        };
+        let client = to_be_read(&self.client);
         for (key, flow) in [(&self.backend_key, &backend), (&self.key, &client)] {
             if let Err(error) = datapath.replace(key, flow) {
                 tracing::warn!(%error, "a connection that the kernel began could not be taken over");
@@ -66,6 +58,32 @@ impl Begun {
         }
         // The program may have opened the connection between our reading and our writing.
         datapath.get(&self.backend_key) == Some(backend) && datapath.get(&self.key) == Some(client)
+    }
+}
+
+/// The entry of a client whose CONNECT the agent reads.
+fn to_be_read(client: &Flow) -> Flow {
+    Flow {
+        state: State::Sniff as u8,
+        flags: flags::FROM_CLIENT,
+        listener: client.listener,
+        next_seq: client.next_seq,
+        last_ack: client.last_ack,
+        last_seen: client.last_seen,
+        ..Flow::ZERO
+    }
+}
+
+/// A client whose entry says `Connecting` while no backend's does: an agent died while it took the connection
+/// over. Its CONNECT is read once more; what is left on the backend's side goes with the sweep.
+pub(super) fn read_again(datapath: &mut impl Datapath, key: &FlowKey) {
+    let connecting =
+        |f: &Flow| f.state == State::Connecting as u8 && f.flags & flags::FROM_CLIENT != 0;
+    if let Some(client) = datapath.get(key).filter(connecting)
+        && begun(datapath, key).is_none()
+        && let Err(error) = datapath.replace(key, &to_be_read(&client))
+    {
+        tracing::warn!(%error, "a connection that an agent left half taken over stays so until the sweep");
     }
 }
 

@@ -93,6 +93,51 @@ fn sniff() {
     table("sniff", rows);
 }
 
+/// What is left of a connection that the agent has ended.
+#[test]
+fn cut() {
+    let left = |c: Connection| {
+        move |w: &mut World| {
+            let entry = Flow::cut(LISTENER, 7);
+            w.flows.insert(c.client, entry, 0).unwrap();
+        }
+    };
+    let mut rows = vec![];
+    for c in [Connection::v4(), Connection::v6()] {
+        let segment = || c.client_segment();
+        for (name, s) in [
+            ("a challenge ACK", segment()),
+            ("data", segment().payload(b"\xc0\0")),
+            ("FIN", segment().flags(ACK | FIN)),
+            ("SYN-ACK", segment().flags(SYN | ACK)),
+        ] {
+            // A SYN-ACK begins anew no less, and nobody waits for it.
+            let stays = s.flags & SYN == 0;
+            rows.push(
+                Row::new(name, &s)
+                    .with(left(c))
+                    .gives(Action::Tx, &[Verdict::ResetUnknown])
+                    .out(s.reset())
+                    .then(move |w, _| assert_eq!(w.flow(&c.client).is_some(), stays)),
+            );
+        }
+        rows.push(
+            Row::new("RST", &segment().flags(RST))
+                .with(left(c))
+                .drops(Verdict::StrayReset)
+                .then(move |w, _| assert!(w.flow(&c.client).is_some())),
+        );
+        rows.push(
+            Row::new("SYN", &segment().flags(SYN).ack(0))
+                .with(left(c))
+                .gives(Action::Tx, &[Verdict::SynAck])
+                .looks(|got| assert_eq!(got.flags, SYN | ACK))
+                .then(move |w, _| assert!(w.flow(&c.client).is_none())),
+        );
+    }
+    table("cut", rows);
+}
+
 #[test]
 fn dial() {
     let mut rows = vec![];

@@ -249,6 +249,10 @@ impl Backend {
             "larger than the MSS"
         );
         let ts = ours.is_some() && c.options.timestamps.is_some();
+        if p.seq_len() == 0 && p.tcp.seq().wrapping_sub(c.rcv_nxt()) >= 1 << 31 {
+            // Behind a RST that the agent's sweep sent: without timestamps.
+            return vec![self.ack(now, p.key)];
+        }
         if ts {
             let t = p.timestamps().expect("timestamps were negotiated");
             // As Linux 6.14 does: the first ACK must echo a SYN-ACK.

@@ -31,6 +31,9 @@ pub struct Client {
     pub waits: bool,
     /// Closes behind the stream.
     pub closes: bool,
+    /// Answers what has not the number that it expects (RFC 5961, section 3.2), which nobody should send to
+    /// those that don't.
+    pub challenges: bool,
     pub state: State,
     pub una: usize,
     pub next: usize,
@@ -89,6 +92,7 @@ impl Client {
             cuts: vec![1400],
             waits: false,
             closes: false,
+            challenges: false,
             state: State::SynSent,
             una: 0,
             next: 0,
@@ -209,6 +213,9 @@ impl Client {
             } else {
                 self.rcv_nxt()
             };
+            if self.challenges && p.tcp.seq() != expected {
+                return vec![self.make(now, self.next, flag::ACK, &[])];
+            }
             assert_eq!(
                 p.tcp.seq(),
                 expected,
@@ -224,6 +231,10 @@ impl Client {
             return vec![];
         }
         assert!(p.tcp.has(flag::ACK));
+        let old = p.tcp.seq().wrapping_sub(self.rcv_nxt()) >= 1 << 31;
+        if self.challenges && p.seq_len() == 0 && old && p.timestamps().is_none() {
+            return vec![self.make(now, self.next, flag::ACK, &[])];
+        }
         if let Some(ours) = self.timestamps {
             let t = p.timestamps().expect("timestamps were negotiated");
             let _ = ours;

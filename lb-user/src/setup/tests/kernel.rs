@@ -22,7 +22,7 @@ pub enum Kernel {
     Opens,
 }
 
-/// The SNAT port of its connections.
+/// The first SNAT port of its connections.
 const PORT: u16 = 15_000;
 
 impl World {
@@ -34,12 +34,16 @@ impl World {
             return false;
         }
         let choice = self.steering.choices[0].clone();
-        let back = FlowKey {
+        let back = |port: u16| FlowKey {
             src: choice.address,
             dst: choice.snat[0],
             src_port: choice.port,
-            dst_port: PORT.to_be_bytes(),
+            dst_port: port.to_be_bytes(),
         };
+        let mut free = (PORT..).map(back);
+        let back = free
+            .find(|key| !self.datapath.map.contains_key(key))
+            .unwrap();
         let ticket = self.keep(p);
         let t = p.timestamps();
         let seen = Connecting {

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod crash;
 mod failures;
 mod kernel;
 mod late;

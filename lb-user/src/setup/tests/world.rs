@@ -66,9 +66,23 @@ pub struct FakeDatapath {
     pub counts: HashMap<&'static str, u64>,
     pub inserts: usize,
     pub pending: HashMap<u32, Pending>,
+    /// The agent is at work; how much it still does before it dies, and whether it has.
+    agent: bool,
+    deeds: Option<u32>,
+    died: bool,
 }
 
 impl FakeDatapath {
+    /// Whether what the agent does is done: nothing is, once it is dead.
+    fn is_done(&mut self) -> bool {
+        match &mut self.deeds {
+            Some(0) if self.agent => self.died = true,
+            Some(left) if self.agent => *left -= 1,
+            _ => {}
+        }
+        !self.died
+    }
+
     fn room(&self, key: &FlowKey) -> Result<(), InsertError> {
         let full = self.capacity.is_some_and(|c| self.map.len() >= c);
         if full && !self.map.contains_key(key) {
@@ -81,18 +95,27 @@ impl FakeDatapath {
 impl Datapath for FakeDatapath {
     fn insert_new(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
         self.inserts += 1;
+        if !self.is_done() {
+            return Ok(());
+        }
         if self.map.contains_key(key) {
             return Err(InsertError::Exists);
         }
-        self.replace(key, flow)
-    }
-    fn replace(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
         self.room(key)?;
         self.map.insert(*key, *flow);
         Ok(())
     }
+    fn replace(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
+        if self.is_done() {
+            self.room(key)?;
+            self.map.insert(*key, *flow);
+        }
+        Ok(())
+    }
     fn remove(&mut self, key: &FlowKey) {
-        self.map.remove(key);
+        if self.is_done() {
+            self.map.remove(key);
+        }
     }
     fn get(&mut self, key: &FlowKey) -> Option<Flow> {
         self.map.get(key).copied()
@@ -101,7 +124,9 @@ impl Datapath for FakeDatapath {
         self.pending.get(&ticket).copied()
     }
     fn send(&mut self, hop: &Hop, frame: &[u8]) {
-        self.sent.push((*hop, frame.to_vec()));
+        if self.is_done() {
+            self.sent.push((*hop, frame.to_vec()));
+        }
     }
     fn count(&mut self, verdict: Verdict, _bytes: u64) {
         *self.counts.entry(verdict.name()).or_default() += 1;
@@ -197,6 +222,9 @@ pub struct World {
     /// Delay of records in the ring buffer.
     pub ring_delay: u64,
     pub kernel: Kernel,
+    /// How often the agent dies yet, each time within so many deeds: writes to the map, frames.
+    pub deaths: u32,
+    pub deeds: u32,
     rng: Rng,
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
@@ -230,6 +258,8 @@ impl World {
             to_backends: Vec::new(),
             ring_delay: 0,
             kernel: Kernel::Off,
+            deaths: 0,
+            deeds: 1,
             rng: Rng::new(1),
             queue: BTreeMap::new(),
             events: 0,
@@ -340,8 +370,7 @@ impl World {
         };
         self.now = self.now.max(next);
         if timer.is_some_and(|t| t <= self.now) {
-            self.setups
-                .on_time(self.now, &mut self.datapath, &mut self.steering);
+            self.agent(|setups, now, datapath, steering| setups.on_time(now, datapath, steering));
         } else if let Some((_, event)) = self.queue.pop_first() {
             self.handle(event);
         }
@@ -371,10 +400,28 @@ impl World {
                 self.arrive(TO_BACKENDS, out);
                 self.later(100 * MS, Event::BackendTimer(i));
             }
-            Event::Punt(punt, frame) => {
-                self.setups
-                    .on_punt(now, &punt, &frame, &mut self.datapath, &mut self.steering)
-            }
+            Event::Punt(punt, frame) => self.agent(|setups, now, datapath, steering| {
+                setups.on_punt(now, &punt, &frame, datapath, steering);
+            }),
+        }
+    }
+
+    /// The agent at work. If it dies of it, the next one knows nothing; the maps are as they are.
+    fn agent(&mut self, work: impl FnOnce(&mut Setups, u64, &mut FakeDatapath, &mut FakeSteering)) {
+        let datapath = &mut self.datapath;
+        datapath.agent = true;
+        if self.deaths > 0 && datapath.deeds.is_none() {
+            datapath.deeds = Some(self.rng.below(self.deeds));
+        }
+        work(&mut self.setups, self.now, datapath, &mut self.steering);
+        datapath.agent = false;
+        if std::mem::take(&mut datapath.died) {
+            datapath.deeds = None;
+            self.deaths -= 1;
+            let mut settings = self.setups.settings;
+            settings.agent += 1;
+            self.setups = Setups::new(settings, u64::from(self.rng.below(u32::MAX)));
+            self.setups.set_listener(3, Some(self.listener));
         }
     }
 
@@ -456,9 +503,19 @@ impl World {
             Some(State::Sniff) => {
                 self.punt(PuntKind::Client, ifindex, entry.unwrap().next_seq, frame);
             }
-            None if p.tcp.has(flag::RST) => {}
+            Some(State::Cut) if p.tcp.has(flag::SYN) => {
+                self.datapath.map.remove(&p.key);
+                self.syn_ack(ifindex, &p);
+            }
+            Some(State::Cut) | None if p.tcp.has(flag::RST) => {}
+            Some(State::Cut) => self.reset(ifindex, &p),
             None if p.tcp.has(flag::SYN) && ifindex == TO_CLIENTS => self.syn_ack(ifindex, &p),
-            None if ifindex == TO_CLIENTS && bare => {}
+            None if ifindex == TO_CLIENTS && bare => {
+                let seq = p.tcp.seq();
+                if cookie::check(&KEYS, 0, &p.key, seq, p.tcp.ack()) == Check::Wrong {
+                    self.reset(ifindex, &p);
+                }
+            }
             None if ifindex == TO_CLIENTS => self.first_data(ifindex, &p, frame),
             None => self.reset(ifindex, &p),
         }
@@ -553,7 +610,7 @@ impl World {
 
     fn splice(&mut self, p: &Packet<'_>) {
         let flow = self.datapath.map.get_mut(&p.key).unwrap();
-        if p.tcp.has(flag::ACK) {
+        if p.tcp.has(flag::ACK) && p.tcp.ack().wrapping_sub(flow.last_ack) < 1 << 31 {
             flow.last_ack = p.tcp.ack();
         }
         flow.next_seq = p.tcp.seq().wrapping_add(p.seq_len());
