@@ -226,16 +226,16 @@ impl Connection {
     }
 
     /// Whether the entry of a tuple that the client's source port dictates is in nobody's use: the
-    /// connection on it is over (the backend decides by its own TIME_WAIT rules), or it was begun for
-    /// this client by an agent that died.
+    /// connection on it is over (the backend decides by its own TIME_WAIT rules), or it is this client's,
+    /// left by an agent that died or by a connection that the client gave up: its own entry says `Sniff`.
     fn may_take_over<D: Datapath, S: Steering>(
         &self,
         cx: &mut Context<'_, D, S>,
         key: &FlowKey,
     ) -> bool {
-        cx.datapath.get(key).is_some_and(|flow| {
-            flow.closed() || (flow.state == State::Setup as u8 && flow.pair() == self.key)
-        })
+        cx.datapath
+            .get(key)
+            .is_some_and(|flow| flow.closed() || flow.pair() == self.key)
     }
 
     /// Sends the SYN (again) and sets the timer; without a tuple only the timer.
