@@ -114,6 +114,19 @@ impl Mqlb {
         Ok(())
     }
 
+    /// Runs one more agent, which should end by itself; it is ended after 20 s if it doesn't.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn second(&self) -> Result<std::process::Output> {
+        let mut command = self.netns.command("timeout")?;
+        command
+            .arg("20")
+            .arg(&self.binary)
+            .args(["run", "--config"]);
+        Ok(command.arg(&self.config).output()?)
+    }
+
     /// The next agent is started from another file.
     pub fn upgrade(&mut self, binary: PathBuf) {
         self.binary = binary;

@@ -5,6 +5,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use lb_tests::balancer::Options;
 use lb_tests::lab::Lab;
 use lb_tests::mqlb::Mqlb;
 use lb_tests::raw::{self, Connect};
@@ -93,4 +94,51 @@ fn sessions_outlive_a_killed_agent_and_its_successor_goes_on() {
         );
     }
     assert_eq!(json(&["where", "nobody", "--json"])["backend"], Value::Null);
+}
+
+#[test]
+fn a_second_agent_is_told_who_runs() {
+    let lab = common::lab_with_brokers(1);
+    let mqlb = Mqlb::start(&lab, &Options::default()).unwrap();
+    let second = mqlb.second().unwrap();
+    let says = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{says}");
+    assert!(says.contains(&format!("process {}", mqlb.pid())), "{says}");
+    // The first is none the worse for it.
+    let fleet = lab.fleet().unwrap();
+    fleet.connect(0..10).unwrap().check().unwrap();
+    assert_eq!(mqlb.steered().unwrap().agent, 10);
+}
+
+#[test]
+fn another_layout_is_refused_with_its_price_and_goes_by_unload() {
+    let lab = common::lab_without_brokers(1);
+    let (_stand_in, accepted) = common::accepting_backend(&lab, 0);
+    let mut mqlb = Mqlb::start(&lab, &common::unchecked()).unwrap();
+    let mut old = sessions(&lab, &accepted, "old");
+    mqlb.kill();
+    // The same maps under a version that never was.
+    let pins = std::path::Path::new("/sys/fs/bpf/mqlb").join(lab.id());
+    let version = std::fs::read_dir(&pins).unwrap().next().unwrap().unwrap();
+    std::fs::rename(version.path(), pins.join("v0")).unwrap();
+    let refused = mqlb.second().unwrap();
+    let says = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{says}");
+    for word in ["v0", "about 2 connections", "mqlb unload"] {
+        assert!(says.contains(word), "{word}: {says}");
+    }
+    // Nothing was touched.
+    for (client, backend) in &mut old {
+        talk(client, backend, b"still here");
+    }
+    assert!(mqlb.command(&["unload"]).unwrap().contains("removed"));
+    assert!(
+        mqlb.command(&["unload"])
+            .unwrap()
+            .contains("nothing to remove")
+    );
+    mqlb.restart().unwrap();
+    for (mut client, mut backend) in sessions(&lab, &accepted, "new") {
+        talk(&mut client, &mut backend, b"new");
+    }
 }

@@ -9,6 +9,7 @@ use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
+use super::count;
 use super::{Maps, RESERVE, version_dir};
 use crate::config::{Config, Mode};
 
@@ -112,8 +113,14 @@ fn refuse_other_versions(pin_dir: &Path) -> anyhow::Result<()> {
     let ours = version_dir(pin_dir);
     for entry in entries.flatten() {
         if entry.path() != ours {
+            let sessions = match count::entries(&entry.path().join("FLOWS")) {
+                Some(0) => "no connection goes through it".to_owned(),
+                // Each connection has two.
+                Some(entries) => format!("about {} connections go through it", entries.div_ceil(2)),
+                None => "connections may go through it".to_owned(),
+            };
             bail!(
-                "{} was left by an mqlb with another map layout, and its sessions can't be taken over; `mqlb unload` removes it, which ends them all",
+                "{} was left by an mqlb with another map layout, which can't be taken over; {sessions}, and `mqlb unload` ends them and removes it; the mqlb that made it can still be started",
                 entry.path().display()
             );
         }

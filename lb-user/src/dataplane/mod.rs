@@ -4,11 +4,12 @@
 //! - [`lock`]: one agent at a time
 //! - [`load`]: programs and maps, new or adopted; [`unload`]: all gone
 //! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces; [`credits`]: a map in
-//!   memory
+//!   memory; [`count`]: how much is in one
 //! - [`clock`]: the kernel's monotonic clock, which the program stamps by
 
 mod batch;
 pub mod clock;
+mod count;
 mod credits;
 mod load;
 mod lock;
