@@ -10,7 +10,7 @@ use anyhow::Context;
 use aya::EbpfLoader;
 use lb_common::layout::{Flow, FlowKey, State, flags, ticks};
 use mqlb::agent::limits::Shared;
-use mqlb::agent::sweep::Sweeper;
+use mqlb::agent::sweep::{Spans, Sweeper};
 use mqlb::config::Timeouts;
 use mqlb::dataplane::{Maps, RESERVE, clock};
 
@@ -51,8 +51,9 @@ fn main() -> anyhow::Result<()> {
         keepalive_zero: Duration::from_secs(86_400),
         closed: Duration::from_secs(60),
     };
-    let (_keep, timeouts) = tokio::sync::watch::channel(timeouts);
-    let mut sweeper = Sweeper::new(&pins.0, timeouts, Shared::default(), 1)?;
+    let linger = Duration::from_secs(30 * 60);
+    let (_keep, spans) = tokio::sync::watch::channel(Spans { timeouts, linger });
+    let mut sweeper = Sweeper::new(&pins.0, spans, Shared::default(), 1)?;
     for _ in 0..SWEEPS {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let found = sweeper.sweep()?;

@@ -22,10 +22,10 @@ use super::orders::Orders;
 use super::paths::News;
 use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
-use super::sweep::{Found, Sweeper};
+use super::sweep::{Found, Spans, Sweeper, pause_after};
 use super::vips::{self, Vip};
 use crate::admin::control::{Command, Refusal, Reply};
-use crate::config::{Config, Timeouts};
+use crate::config::Config;
 use crate::dataplane::{Credits, Loaded, Maps, clock};
 use crate::health::{Checks, Event};
 use crate::setup::{Datapath as _, Settings, Setups, Stats};
@@ -34,8 +34,6 @@ use crate::setup::{Datapath as _, Settings, Setups, Stats};
 const ROTATION: Duration = Duration::from_secs(60);
 /// Between two writes of counters and shared state.
 const TICK: Duration = Duration::from_millis(100);
-/// Least pause between two sweeps; a long sweep is followed by a pause of ten times its length.
-const SWEEP: Duration = Duration::from_secs(2);
 /// Least pause between two sweeps for the sake of clients that were refused.
 const CREDIT: Duration = Duration::from_millis(500);
 /// Packets handled before timers get a turn.
@@ -83,7 +81,7 @@ pub struct Core {
     /// Addresses whose next hops are followed.
     pub(super) addresses: watch::Sender<Vec<SocketAddr>>,
     /// For the sweeper.
-    pub(super) timeouts: watch::Sender<Timeouts>,
+    pub(super) spans: watch::Sender<Spans>,
     shared: Arc<Mutex<Shared>>,
     /// Of each that others count, how much was counted already.
     expired: u64,
@@ -108,7 +106,7 @@ pub struct Parts {
     pub kernel: Kernel,
     pub orders: Orders,
     pub addresses: watch::Sender<Vec<SocketAddr>>,
-    pub timeouts: watch::Sender<Timeouts>,
+    pub spans: watch::Sender<Spans>,
 }
 
 fn nanos(d: Duration) -> u64 {
@@ -147,7 +145,7 @@ impl Core {
             mut kernel,
             orders,
             addresses,
-            timeouts,
+            spans,
         } = parts;
         let secrets = vips::secrets(&mut kernel.maps, &config, loaded.adopted)?;
         let vips = vips::vips(&config, &vips::known(&kernel.maps)?)?;
@@ -184,7 +182,7 @@ impl Core {
             secrets,
             orders,
             addresses,
-            timeouts,
+            spans,
             expired: 0,
             ended: [0; 2],
             stopping: false,
@@ -499,7 +497,7 @@ fn sweep_on(mut sweeper: Sweeper, found: &mpsc::Sender<Found>) {
             Err(error) => tracing::warn!("the flow map could not be swept: {error:#}"),
         }
         // Woken by `Core::sweep_now`.
-        std::thread::park_timeout(SWEEP.max(begun.elapsed() * 10));
+        std::thread::park_timeout(pause_after(begun.elapsed()));
     }
 }
 

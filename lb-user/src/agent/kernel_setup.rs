@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use lb_common::layout::{IdleLimits, Listener, SNAT_ADDRESSES, Settings, source_mode, ticks};
 
+use super::sweep::lifetime;
 use super::vips::Vip;
 use crate::config::{self, Config};
 use crate::dataplane::Maps;
@@ -29,7 +30,7 @@ pub fn idle_limits(config: &Config) -> IdleLimits {
 /// Puts the limits into the settings.
 pub fn limits(settings: &mut Settings, config: &Config) {
     settings.idle = idle_limits(config);
-    settings.linger = span(config.bindings.linger);
+    settings.linger = span(lifetime(config.bindings.linger));
     settings.connect_timeout = span(config.timeouts.connect);
     settings.client_id = u32::try_from(config.limits.client_id).unwrap_or(u32::MAX);
 }

@@ -49,7 +49,7 @@ use kernel::Kernel;
 use operator::Operator;
 use orders::Orders;
 use service::Service;
-use sweep::Sweeper;
+use sweep::{Spans, Sweeper};
 use view::View;
 
 /// Runs in the foreground until SIGINT, SIGTERM or `mqlb stop`. The data path stays when it ends.
@@ -95,16 +95,16 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         core::follow_kernel_log(&mut loaded.ebpf);
     }
     let punts = Maps::open_punts(&loaded.dir)?;
-    let (timeouts, timeouts_seen) = watch::channel(config.timeouts.clone());
+    let (spans, spans_seen) = watch::channel(Spans::of(&config));
     let (addresses, addresses_seen) = watch::channel(addresses);
     let parts = Parts {
         kernel: Kernel::new(Maps::open(&loaded.dir)?, socket)?,
         orders,
         addresses,
-        timeouts,
+        spans,
     };
     let mut core = Core::new(Arc::new(config), parts, &loaded)?;
-    let sweeper = Sweeper::new(&loaded.dir, timeouts_seen, core.rules(), core.number())?;
+    let sweeper = Sweeper::new(&loaded.dir, spans_seen, core.rules(), core.number())?;
     for news in &found {
         core.learn(news);
     }

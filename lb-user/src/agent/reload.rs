@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::core::{Core, settings};
+use super::sweep::Spans;
 use super::{nodes, vips};
 use crate::admin::control::{Refusal, Reply};
 use crate::config::{self, Config};
@@ -44,7 +45,7 @@ impl Core {
 
         // From here on nothing can be refused.
         self.config = Arc::new(new);
-        self.timeouts.send_replace(self.config.timeouts.clone());
+        self.spans.send_replace(Spans::of(&self.config));
         vips::configure(&mut self.secrets, &self.config);
         let written = vips::write_secrets(&mut self.kernel.maps, &self.secrets);
         self.setups

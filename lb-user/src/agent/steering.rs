@@ -9,6 +9,7 @@ use lb_common::options::Offered;
 
 use super::limits::Shared;
 use super::nodes::{Node, SLOTS};
+use super::sweep::lifetime;
 use crate::config::{self, Config};
 use crate::dataplane::{Credits, clock};
 use crate::select::{
@@ -143,7 +144,7 @@ impl Steerer {
                 .collect();
             self.selector.add_pool(members, policy(settings.policy));
         }
-        self.bindings.linger = ticks::span(nanos(config.bindings.linger));
+        self.bindings.linger = ticks::span(nanos(lifetime(config.bindings.linger)));
         self.slow_start = config.pools.iter().map(|p| nanos(p.slow_start)).collect();
         self.pools = pools;
         self.nodes = nodes;

@@ -15,21 +15,56 @@ use super::kernel::Kernel;
 use super::limits::quota::Quota;
 use super::limits::{Rules, Shared};
 use super::nodes::SLOTS;
-use crate::config::Timeouts;
+use crate::config::{Config, Timeouts};
 use crate::dataplane::{Credits, Maps, clock};
 use crate::net::PacketSocket;
 use crate::select::{node_of, slot};
 use crate::setup::Datapath as _;
 
+/// Least pause between two sweeps.
+const PAUSE: Duration = Duration::from_secs(2);
 /// How long entries of a closed connection stay for retransmissions of the last segments; the
 /// backend's entry stays for all of TIME_WAIT if the backend closed first.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// A live client's binding is refreshed in one sweep out of so many.
+/// A live client's binding is refreshed in one sweep out of so many, or more often if it lives for less than
+/// four such rounds.
 const REFRESH: u64 = 16;
 /// Orphans are looked for in one sweep out of so many …
 const ORPHANS: u64 = 16;
 /// … but in each one that costs no more than this.
 const CHEAP: Duration = Duration::from_millis(200);
+
+/// How long things live.
+#[derive(Clone, Debug)]
+pub struct Spans {
+    pub timeouts: Timeouts,
+    /// A binding that isn't refreshed.
+    pub linger: Duration,
+}
+
+impl Spans {
+    /// As the configuration says.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            timeouts: config.timeouts.clone(),
+            linger: config.bindings.linger,
+        }
+    }
+}
+
+/// How long a binding lives that nobody refreshes, if it is to live for `linger` after its client left: the
+/// sweep that refreshes it may be late by a pause.
+#[must_use]
+pub fn lifetime(linger: Duration) -> Duration {
+    linger + Duration::from_secs(15)
+}
+
+/// Of how many sweeps, `pause` apart, one refreshes a binding that lives for `linger`.
+fn refresh_round(linger: Duration, pause: Duration) -> u64 {
+    let rounds = linger.as_nanos() / (4 * pause.as_nanos()).max(1);
+    u64::try_from(rounds).unwrap_or(REFRESH).clamp(1, REFRESH)
+}
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default)]
@@ -50,12 +85,13 @@ pub struct Found {
 pub struct Sweeper {
     /// Its counters are never flushed: the agent's own handle writes them.
     kernel: Kernel,
-    timeouts: watch::Receiver<Timeouts>,
+    spans: watch::Receiver<Spans>,
     /// In ticks.
     closed: u32,
     last_words: u32,
     /// Entries of a set-up that nobody works on any more.
     abandoned: u32,
+    linger: Duration,
     round: u64,
     /// The last sweep's.
     took: Duration,
@@ -67,6 +103,12 @@ pub struct Sweeper {
     hasher: RandomState,
 }
 
+/// The pause behind a sweep that took so long: it costs less than a tenth of a core.
+#[must_use]
+pub fn pause_after(took: Duration) -> Duration {
+    PAUSE.max(took * 10)
+}
+
 fn span(d: Duration) -> u32 {
     ticks::span(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -75,13 +117,14 @@ impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
     pub fn new(
         dir: &Path,
-        timeouts: watch::Receiver<Timeouts>,
+        spans: watch::Receiver<Spans>,
         limits: Shared,
         agent: u32,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
-            timeouts,
+            spans,
+            linger: Duration::ZERO,
             closed: 0,
             last_words: span(LAST_WORDS),
             abandoned: 0,
@@ -96,10 +139,12 @@ impl Sweeper {
     }
 
     /// Takes over what the configuration says by now.
-    fn take_timeouts(&mut self) {
-        let timeouts = self.timeouts.borrow();
+    fn take_spans(&mut self) {
+        let spans = self.spans.borrow();
+        let timeouts = &spans.timeouts;
         self.closed = span(timeouts.closed.max(LAST_WORDS));
         self.abandoned = span(timeouts.sniff + timeouts.connect * 8 + Duration::from_secs(30));
+        self.linger = spans.linger;
     }
 
     /// One sweep: the clients' entries first, then the backends' with what is known of the clients'.
@@ -114,7 +159,8 @@ impl Sweeper {
         self.round += 1;
         let orphans = self.took < CHEAP || self.round.is_multiple_of(ORPHANS);
         let now = ticks::from_ns(clock::now_ns());
-        self.take_timeouts();
+        self.take_spans();
+        let refresh_round = refresh_round(self.linger, pause_after(self.took));
         let mut found = Found {
             used: vec![false; usize::from(SLOTS)],
             ..Found::default()
@@ -158,7 +204,8 @@ impl Sweeper {
                     if let Some(count) = by_slot.get_mut(usize::from(flow.backend)) {
                         *count += 1;
                     }
-                    if flow.client != 0 && flow.client % REFRESH == self.round % REFRESH {
+                    if flow.client != 0 && flow.client % refresh_round == self.round % refresh_round
+                    {
                         refresh.push((flow.client, flow.backend));
                     }
                 }
@@ -313,4 +360,23 @@ fn is_blocked(rules: &Rules, client: &FlowKey, flow: &Flow) -> bool {
         && !rules.block_nobody()
         && (rules.sources.hold(&client.src)
             || flow.client != 0 && rules.clients.contains(&flow.client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_is_refreshed_before_it_is_too_old() {
+        let pauses = [PAUSE, Duration::from_millis(2500), Duration::from_secs(11)];
+        for linger in [1, 10, 60, 300, 1800, 31_536_000].map(Duration::from_secs) {
+            for pause in pauses {
+                let round = refresh_round(linger, pause);
+                let between = pause * u32::try_from(round).unwrap();
+                let late = between.saturating_sub(linger / 4);
+                assert!(late <= pause, "{linger:?} {pause:?}: {round}");
+                assert!(round == 1 || round == REFRESH || between + pause > linger / 4);
+            }
+        }
+    }
 }
