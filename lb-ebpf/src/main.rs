@@ -20,6 +20,7 @@
 // For the one-line register barriers before helper calls (`frame::opaque`).
 #![feature(asm_experimental_arch)]
 
+mod atomic;
 mod clock;
 mod connect;
 mod count;
@@ -27,6 +28,7 @@ mod frame;
 mod icmp;
 mod limits;
 mod maps;
+mod marks;
 mod measure;
 mod newcomer;
 mod note;

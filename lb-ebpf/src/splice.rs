@@ -18,6 +18,7 @@ use crate::connect;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, V4, V6, at, bounded};
 use crate::maps::{BACKENDS, FLOWS, SCRATCH};
+use crate::marks;
 use crate::punt::{self, Reason};
 use crate::reset;
 
@@ -260,7 +261,7 @@ fn follow_hops(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) {
         // Without a tag of its own, the hop takes the client's (see setup's `begin`).
         if backend.hop.tagged != 0 {
             flow.vlan = backend.hop.vlan;
-            flow.flags |= flags::TAGGED;
+            marks::set(flow, flags::TAGGED);
         }
         flow.hop_generation = backend.generation;
     }
@@ -301,11 +302,11 @@ fn learn(ctx: &XdpContext, p: &Parsed, flow: &mut Flow, signature: u32) {
     pair.src_mac = dst;
     pair.ifindex = ifindex;
     pair.vlan = p.vlan;
-    pair.flags = if p.tagged {
-        pair.flags | flags::TAGGED
+    if p.tagged {
+        marks::set(pair, flags::TAGGED);
     } else {
-        pair.flags & !flags::TAGGED
-    };
+        marks::clear(pair, flags::TAGGED);
+    }
     flow.ingress = signature;
     count(Verdict::HopLearnt, p.length);
 }
@@ -331,25 +332,28 @@ fn follow(p: &Parsed, flow: &mut Flow) {
             return;
         }
     }
-    let (mut ours, mut theirs) = (flow.flags, pair.as_ref().map_or(0, |pair| pair.flags));
+    let (mut ours, mut theirs) = (0, 0);
     if p.flags & flag::RST != 0 {
-        ours |= flags::RST | flags::RST_SELF;
-        theirs |= flags::RST;
-    } else if ours & (flags::RST | flags::RST_SELF) == flags::RST {
+        ours = flags::RST | flags::RST_SELF;
+        theirs = flags::RST;
+    } else if flow.flags & (flags::RST | flags::RST_SELF) == flags::RST {
         // The one who should have died of the RST still talks: it was not accepted (RFC 5961).
-        ours &= !flags::RST;
-        theirs &= !(flags::RST | flags::RST_SELF);
+        marks::clear(flow, flags::RST);
+        if let Some(pair) = &mut pair {
+            marks::clear(pair, flags::RST | flags::RST_SELF);
+        }
     }
     if p.flags & (flag::FIN | flag::RST) == flag::FIN {
-        if ours & flags::FIN_PEER == 0 {
-            ours |= flags::FIN_FIRST;
+        // Both may be the first, and then both are.
+        if flow.flags & flags::FIN_PEER == 0 {
+            ours = flags::FIN_FIRST;
         }
         ours |= flags::FIN_SELF;
-        theirs |= flags::FIN_PEER;
+        theirs = flags::FIN_PEER;
     }
-    flow.flags = ours;
+    marks::set(flow, ours);
     if let Some(pair) = &mut pair {
-        pair.flags = theirs;
+        marks::set(pair, theirs);
     }
 }
 

@@ -11,13 +11,12 @@
 //! - [`pending`]: the CONNECT, until the SYN-ACK
 //! - [`client`], [`answer`]: packets of either side while connecting
 //! - [`out`]: what leaves
-//! - [`desk`]: working memory; [`maps`], [`atomic`]
+//! - [`desk`]: working memory; [`maps`]
 //!
 //! Nothing here is a must: whatever isn't simple is punted, and the agent does the same in its own way.
 //! Nor is there a timer: the client sends its CONNECT again until the backend acknowledges it.
 
 mod answer;
-mod atomic;
 mod bound;
 mod client;
 mod desk;

@@ -9,9 +9,9 @@ use aya_ebpf::helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes};
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{PENDING_DATA, PENDING_SLOTS, Pending};
 
-use super::atomic;
 use super::desk::Desk;
 use super::maps::{PENDING, TICKETS};
+use crate::atomic;
 use crate::frame::{Parsed, bounded};
 
 /// The place of a ticket.

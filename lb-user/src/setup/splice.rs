@@ -86,10 +86,11 @@ impl Recipes {
             }),
             payload: packet.payload,
         };
-        cx.send(&hop(flow), &segment);
+        // Before it goes out: the answer, which the XDP program notes, must not come in between.
         if bits & (flag::FIN | flag::RST) != 0 {
             note_end(cx.datapath, key, bits);
         }
+        cx.send(&hop(flow), &segment);
     }
 
     /// The backend sent its SYN-ACK again: our ACK is still on its way, or lost.
