@@ -159,7 +159,7 @@ pub struct Flow {
     pub client: u64,
     /// When the last packet of this direction was seen, in [`ticks`].
     pub last_seen: u32,
-    /// Silence of the whole connection after which it ends, in [`ticks`]; 0 for never.
+    /// Silence of the client, no ACK even, after which the connection ends, in [`ticks`]; 0 for never.
     pub idle_limit: u32,
     /// Next sequence number of the sender, as it sends it (in `Sniff`: the client's ISN).
     pub next_seq: u32,

@@ -305,17 +305,17 @@ impl Sweeper {
         let Some(flow) = self.still_open(key, seen) else {
             return;
         };
-        let pair = self
-            .kernel
-            .get(&flow.pair())
-            .filter(|pair| pair.leads_to(key));
         let age = |f: &Flow| ticks::since(now, f.last_seen);
-        let quiet = pair.as_ref().map_or(age(&flow), |p| age(p).min(age(&flow)));
         if flow.closed() {
+            let pair = self.kernel.get(&flow.pair());
+            let pair = pair.filter(|pair| pair.leads_to(key));
+            let quiet = pair.as_ref().map_or(age(&flow), |p| age(p).min(age(&flow)));
             if quiet > self.last_words {
                 self.kernel.remove(key);
             }
-        } else if flow.idle_limit != 0 && quiet > flow.idle_limit {
+        } else if flow.idle_limit != 0 && age(&flow) > flow.idle_limit {
+            // The client's silence alone: one that is there acknowledges what its backend says, and what a
+            // backend repeats to one that isn't must not keep the connection.
             self.expired += u64::from(end(&mut self.kernel, key, Traffic::Silent, |_| true));
         }
     }
