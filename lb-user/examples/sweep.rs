@@ -12,7 +12,7 @@ use lb_common::layout::{Flow, FlowKey, State, flags, ticks};
 use mqlb::agent::limits::Shared;
 use mqlb::agent::sweep::Sweeper;
 use mqlb::config::Timeouts;
-use mqlb::dataplane::{Maps, RESERVE, clock};
+use mqlb::dataplane::{Home, Maps, RESERVE, clock};
 
 const SWEEPS: usize = 5;
 const BACKENDS: u16 = 3;
@@ -39,7 +39,8 @@ fn main() -> anyhow::Result<()> {
         .map_max_entries("BINDINGS", connections)
         .load(mqlb::PROGRAMS)
         .context("create the maps")?;
-    let mut maps = Maps::open(&pins.0)?;
+    let home = Home::pinned(&pins.0);
+    let mut maps = Maps::open(&home)?;
     for n in 0..connections {
         connect(&mut maps, n)?;
     }
@@ -52,7 +53,7 @@ fn main() -> anyhow::Result<()> {
         closed: Duration::from_secs(60),
     };
     let (_keep, timeouts) = tokio::sync::watch::channel(timeouts);
-    let mut sweeper = Sweeper::new(&pins.0, timeouts, Shared::default())?;
+    let mut sweeper = Sweeper::new(&home, timeouts, Shared::default())?;
     for _ in 0..SWEEPS {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let found = sweeper.sweep()?;

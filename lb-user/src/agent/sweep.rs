@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
@@ -16,8 +15,7 @@ use super::limits::quota::Quota;
 use super::limits::{Rules, Shared};
 use super::nodes::SLOTS;
 use crate::config::Timeouts;
-use crate::dataplane::{Credits, Maps, clock};
-use crate::net::PacketSocket;
+use crate::dataplane::{Credits, Home, clock};
 use crate::select::{node_of, slot};
 use crate::setup::Datapath as _;
 
@@ -72,12 +70,12 @@ fn span(d: Duration) -> u32 {
 impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
     pub fn new(
-        dir: &Path,
+        home: &Home,
         timeouts: watch::Receiver<Timeouts>,
         limits: Shared,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
+            kernel: Kernel::open(home)?,
             timeouts,
             closed: 0,
             last_words: span(LAST_WORDS),
@@ -86,7 +84,7 @@ impl Sweeper {
             took: Duration::ZERO,
             expired: 0,
             limits,
-            credits: Credits::open(dir)?,
+            credits: Credits::open(home)?,
             hasher: RandomState::new(),
         })
     }
