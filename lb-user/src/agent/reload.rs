@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::{Core, settings};
 use super::{nodes, proxied, vips};
 use crate::admin::control::{Refusal, Reply};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Datapath};
 use crate::net::ports;
 
 impl Core {
@@ -16,6 +16,13 @@ impl Core {
     /// It asks for what a running data path can't change, or has too many of something; nothing has changed.
     pub(super) fn apply(&mut self, mut new: Config) -> Result<Reply, Refusal> {
         new.settle(self.xdp);
+        let mut listeners = new.listeners.iter();
+        if let Some(l) = listeners.find(|l| l.datapath == Datapath::Xdp && !self.xdp) {
+            return Err(Refusal::Wrong(format!(
+                "the listener {} needs XDP, and this agent was started without; nothing was changed: restart it",
+                l.name
+            )));
+        }
         let diff = config::diff(&self.config, &new);
         let refused: Vec<_> = diff
             .refused()
