@@ -75,7 +75,7 @@ fn missing(status: &str) -> Vec<&'static str> {
     NEEDED
         .into_iter()
         // CAP_SYS_ADMIN includes what was split off it (capabilities(7)).
-        .filter(|(bit, _)| !has(*bit) && !(*bit >= 38 && has(CAP_SYS_ADMIN)))
+        .filter(|(bit, _)| !(has(*bit) || *bit >= 38 && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| name)
         .collect()
 }

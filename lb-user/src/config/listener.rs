@@ -77,18 +77,15 @@ fn read(problems: &Problems, node: &Node) -> Draft {
     let datapath = written.map_or(Datapath::Auto, |at| at.value);
     let trusted_proxies = prefixes(problems, &section, "trusted_proxies", "[\"10.0.0.0/24\"]");
     let source = section.choice("source", &sources);
-    if let Some(At {
-        span,
-        value: Source::Client,
-    }) = &source
+    if let Some(at) = &source
+        && at.value == Source::Client
+        && (datapath == Datapath::Proxy || !trusted_proxies.is_empty())
     {
-        if datapath == Datapath::Proxy || !trusted_proxies.is_empty() {
-            problems.report(
-                span,
-                "the proxy connects to backends from addresses of its own",
-                "write source = \"snat\" (with proxy_protocol = \"v2\" brokers see the clients' addresses), or datapath = \"xdp\"",
-            );
-        }
+        problems.report(
+            &at.span,
+            "the proxy connects to backends from addresses of its own",
+            "write source = \"snat\" (with proxy_protocol = \"v2\" brokers see the clients' addresses), or datapath = \"xdp\"",
+        );
     }
     let source = source.map_or(Source::Snat, |at| at.value);
     if datapath == Datapath::Xdp

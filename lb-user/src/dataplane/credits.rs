@@ -93,8 +93,8 @@ impl Credits {
     fn cell(&self, index: u32) -> Option<&Cell> {
         match &self.0 {
             Place::Memory(cells) => cells.0.get(index as usize),
-            // SAFETY: within the mapping, which lives as long as `self`; pages are aligned for atomics.
             Place::Mapped(mapping) if index < CELLS => {
+                // SAFETY: within the mapping, which lives as long as `self`; pages are aligned for atomics.
                 Some(unsafe { mapping.0.add(index as usize).as_ref() })
             }
             Place::Mapped(_) => None,
