@@ -12,7 +12,7 @@ use lb_common::layout::{Flow, FlowKey, State, flags, ticks};
 use mqlb::agent::limits::Shared;
 use mqlb::agent::sweep::{Spans, Sweeper};
 use mqlb::config::Timeouts;
-use mqlb::dataplane::{Maps, RESERVE, clock};
+use mqlb::dataplane::{Home, Maps, RESERVE, clock};
 
 const SWEEPS: usize = 5;
 const BACKENDS: u16 = 3;
@@ -39,7 +39,8 @@ fn main() -> anyhow::Result<()> {
         .map_max_entries("BINDINGS", connections)
         .load(mqlb::PROGRAMS)
         .context("create the maps")?;
-    let mut maps = Maps::open(&pins.0)?;
+    let home = Home::pinned(&pins.0);
+    let mut maps = Maps::open(&home)?;
     for n in 0..connections {
         connect(&mut maps, n)?;
     }
@@ -53,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     };
     let linger = Duration::from_secs(30 * 60);
     let (_keep, spans) = tokio::sync::watch::channel(Spans { timeouts, linger });
-    let mut sweeper = Sweeper::new(&pins.0, spans, Shared::default(), 1)?;
+    let mut sweeper = Sweeper::new(&home, spans, Shared::default(), 1)?;
     for _ in 0..SWEEPS {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let found = sweeper.sweep()?;

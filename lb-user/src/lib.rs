@@ -2,7 +2,7 @@
 //!
 //! - [`config`]: the configuration file, [`dns`]: the names in it; [`cli`]: the commands; [`admin`]: the HTTP interface
 //! - [`agent`]: the running agent, made of
-//!   [`setup`] (connection set-up, without I/O), [`select`] (the choice of a backend),
+//!   [`setup`] (connection set-up for XDP, without I/O), [`proxy`] (the other data path), [`select`] (the choice of a backend),
 //!   [`health`] (checks of the backends), [`dataplane`] (programs and maps) and [`net`] (links, routes,
 //!   neighbours, raw frames)
 
@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod dns;
 pub mod health;
 pub mod net;
+pub mod proxy;
 pub mod select;
 pub mod setup;
 

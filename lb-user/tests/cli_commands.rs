@@ -129,7 +129,7 @@ fn check_shows_what_would_run() {
     for line in [
         "admin     http://127.0.0.1:8888",
         "blocked   0 source prefixes, 0 client identifiers",
-        "mqtt      10.77.0.2:1883, [fd77::2]:1883  emqx  xdp       snat    off            -",
+        "mqtt      10.77.0.2:1883, [fd77::2]:1883  emqx  auto      snat    off            -",
         "round-robin  http :18083/api/v5/status and /api/v5/load_rebalance/availability_check every 1s  0s          at once  -        -",
         "emqx1    10.77.1.2:1883, [fd77:1::2]:1883       5          -",
     ] {

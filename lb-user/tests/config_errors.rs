@@ -149,7 +149,6 @@ const ROWS: &[Row] = &[
     row("10.77.0.2:1884", "10.77.1.3:1883", 25, "10.77.1.3:1883 is also the address of the backend \"emqx2\"", "no broker listens"),
     row("pool = \"emqx\"\ndatapath", "pool = \"emqz\"\ndatapath", 9, "no pool is named \"emqz\"", "did you mean \"emqx\"?"),
     row("pool = \"emqx\"\ndatapath", "pool = \"brokers\"\ndatapath", 9, "no pool is named \"brokers\"", "define [pool.brokers]"),
-    row("datapath = \"auto\"", "datapath = \"proxy\"", 10, "\"proxy\" is not available in this version", "\"auto\" or \"xdp\""),
     row("datapath = \"auto\"", "datapath = \"XDP\"", 10, "datapath = \"XDP\" means nothing", "did you mean \"xdp\"?"),
     row("source = \"snat\"", "source = \"transparent\"", 11, "source = \"transparent\" means nothing", "\"snat\" or \"client\""),
     row("proxy_protocol = \"off\"", "proxy_protocol = \"v1\"", 12, "\"v1\" means nothing", "did you mean \"v2\"?"),

@@ -90,7 +90,7 @@ fn the_contract_is_read_as_written() {
     assert_eq!(listener.pool, PoolId(0));
     assert_eq!(
         (listener.datapath, listener.source),
-        (Datapath::Xdp, Source::Snat)
+        (Datapath::Auto, Source::Snat)
     );
     assert!(!listener.proxy_protocol);
     let pool = config.pool(listener.pool);

@@ -30,12 +30,13 @@ pub struct Status {
     pub rejects: BTreeMap<String, u64>,
 }
 
-/// How a program is attached.
+/// How a program is attached; off: none is, everybody goes through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     Native,
     Generic,
+    Off,
 }
 
 /// One interface that the program is attached to.
@@ -53,7 +54,7 @@ pub struct ListenerStatus {
     /// VIPs: address and port.
     pub bind: Vec<String>,
     pub pool: String,
-    /// As in the configuration: `xdp`.
+    /// What serves it: `xdp` or `proxy`.
     pub datapath: String,
     /// As in the configuration: `snat` or `client`.
     pub source: String,
@@ -207,6 +208,7 @@ impl XdpMode {
         match self {
             XdpMode::Native => "native",
             XdpMode::Generic => "generic",
+            XdpMode::Off => "off",
         }
     }
 }

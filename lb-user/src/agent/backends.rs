@@ -8,8 +8,10 @@ use super::evict::{Task, Why};
 use super::nodes::{Checked, Node};
 use super::orders::{Duty, Order};
 use super::paths::News;
+use super::proxied;
 use super::sweep::Found;
 use crate::admin::control::{Command, Refusal, Reply};
+use crate::config::{Datapath, Listener};
 use crate::dataplane::clock;
 use crate::health::{Cause, Event, State, Target};
 use crate::select::NodeState;
@@ -31,7 +33,19 @@ impl Core {
             if !checked {
                 node.paths.iter_mut().for_each(|p| p.checked = Checked::No);
             }
-            if node.pool.is_some() {
+            let listeners = &self.config.listeners;
+            let forwarded = |pool| {
+                let of = |l: &&Listener| l.pool.0 == pool && l.datapath != Datapath::Proxy;
+                listeners.iter().find(of).is_some()
+            };
+            if let Some(pool) = node.pool {
+                for path in &mut node.paths {
+                    path.direct = !self.xdp || !forwarded(pool);
+                    if path.direct {
+                        // 0 marks a free slot.
+                        path.generation = path.generation.max(1);
+                    }
+                }
                 node.order = self.orders.get(&node.pool_name, &node.name);
             }
         }
@@ -83,7 +97,12 @@ impl Core {
             self.tell(i);
         }
         self.ready = true;
-        self.publish()
+        self.publish()?;
+        if let Some(bound) = self.bound.take() {
+            let served = proxied::vips(&self.config, &self.vips);
+            self.front.serve(&served, bound);
+        }
+        Ok(())
     }
 
     /// Takes news of a backend's address over; [`Self::publish`] tells the rest.

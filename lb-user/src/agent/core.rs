@@ -10,7 +10,7 @@ use aya::maps::{MapData, RingBuf};
 use lb_common::layout::{Punt, Settings as Secrets, Verdict};
 use lb_common::limits::rate::Pace;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyMutGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::evict::Evictor;
@@ -20,6 +20,7 @@ use super::limits::{Limits, Shared as Rules};
 use super::nodes::{self, Node};
 use super::orders::Orders;
 use super::paths::News;
+use super::proxied;
 use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Spans, Sweeper, pause_after};
@@ -27,7 +28,9 @@ use super::vips::{self, Vip};
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::Config;
 use crate::dataplane::{Credits, Loaded, Maps, clock};
-use crate::health::{Checks, Event};
+use crate::health::{self, Checks, Event};
+use crate::proxy::desk::Ask;
+use crate::proxy::{self, Bound, Front};
 use crate::setup::{Datapath as _, Settings, Setups, Stats};
 
 /// A cookie lives for one to two of these.
@@ -89,6 +92,13 @@ pub struct Core {
     stopping: bool,
     pub(super) limits: Limits,
     pub(super) number: u32,
+    /// The other data path, and what its connections ask.
+    pub(super) front: Front,
+    asks: mpsc::Receiver<Ask>,
+    /// Bound at the start, and served once the backends are known.
+    pub(super) bound: Option<Bound>,
+    /// Programs are attached.
+    pub(super) xdp: bool,
     sweeping: Option<std::thread::Thread>,
     /// Refusals for want of credit, and when they made the sweeper walk.
     wanting: u64,
@@ -154,14 +164,22 @@ impl Core {
         let number = (vips::random()? >> 32) as u32;
         let settings = settings(&config, &secrets, number);
         let hash = move |id: &str| settings.client_hash(id.as_bytes());
-        let limits = Limits::open(&loaded.dir, &config.agent.state_dir, hash)?;
+        let limits = Limits::open(&loaded.home, &config.agent.state_dir, hash)?;
+        let (asks_in, asks) = proxy::asks();
+        let descriptors = health::raise_descriptor_limit().unwrap_or(1024);
+        let most = SETUPS.min(usize::try_from(descriptors / 2).unwrap_or(SETUPS));
+        let proxied_now = loaded.home.proxied.clone();
         let mut core = Self {
+            front: Front::new(settings, limits.rules(), proxied_now, asks_in, most),
+            asks,
+            bound: None,
+            xdp: loaded.home.has_xdp(),
             setups: Setups::new(settings, vips::random()?),
             number,
             steerer: Steerer::new(
-                Maps::open(&loaded.dir)?.bindings,
+                Maps::open(&loaded.home)?.bindings,
                 limits.rules(),
-                Credits::open(&loaded.dir)?,
+                Credits::open(&loaded.home)?,
             ),
             shared: Arc::new(Mutex::new(Shared {
                 config: config.clone(),
@@ -171,7 +189,7 @@ impl Core {
                 found: Found::default(),
                 secrets,
             })),
-            evictor: Evictor::start(&loaded.dir)?,
+            evictor: Evictor::start(&loaded.home)?,
             checks,
             events,
             ready: false,
@@ -195,6 +213,8 @@ impl Core {
             walk: Duration::ZERO,
         };
         core.man(nodes)?;
+        let served = proxied::vips(&core.config, &core.vips);
+        core.bound = Some(core.front.bind(&served)?);
         Ok(core)
     }
 
@@ -233,7 +253,12 @@ impl Core {
                     .set_listener(vip.index, Some(vip.settings(&self.config)));
             }
         }
-        vips::write(&mut self.kernel.maps, &self.vips, &self.steerer.nodes)?;
+        vips::write(
+            &mut self.kernel.maps,
+            &self.config,
+            &self.vips,
+            &self.steerer.nodes,
+        )?;
         let rules = self.limits.rules().get();
         kernel_setup::write_listeners(
             &mut self.kernel.maps,
@@ -251,6 +276,9 @@ impl Core {
         shared.nodes.clone_from(&self.steerer.nodes);
         shared.tally.clone_from(&self.steerer.tally);
         shared.setups = self.setups.stats();
+        let (sniffing, connecting) = self.front.set_ups();
+        shared.setups.sniffing += sniffing;
+        shared.setups.connecting += connecting;
         shared.secrets = self.secrets;
     }
 
@@ -270,13 +298,13 @@ impl Core {
     /// Runs until it is told to stop, or something fails that can't be gone on without.
     pub async fn run(
         &mut self,
-        punts: RingBuf<MapData>,
+        punts: Option<RingBuf<MapData>>,
         mut news: mpsc::Receiver<News>,
         mut messages: mpsc::Receiver<Message>,
         sweeper: Sweeper,
         mut heartbeat: Heartbeat,
     ) -> anyhow::Result<()> {
-        let mut punts = reactor(punts)?;
+        let mut punts = punts.map(reactor).transpose()?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut rotation =
@@ -296,7 +324,7 @@ impl Core {
                 .next_deadline()
                 .map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
             tokio::select! {
-                ready = punts.readable_mut() => {
+                ready = readable(&mut punts) => {
                     let mut ready = ready.context("the ring buffer can't be waited for")?;
                     if self.drain(ready.get_inner_mut()) {
                         ready.clear_ready();
@@ -305,7 +333,9 @@ impl Core {
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
                 _ = tick.tick() => {
                     // A wake-up that was missed costs no more than a tick.
-                    self.drain(punts.get_mut());
+                    if let Some(punts) = &mut punts {
+                        self.drain(punts.get_mut());
+                    }
                     self.count_ended();
                     self.kernel.flush();
                     self.credit_soon();
@@ -315,6 +345,13 @@ impl Core {
                     heartbeat.beat(|| service::summary(&self.steerer.nodes));
                 }
                 _ = rotation.tick() => vips::rotate(&mut self.kernel.maps, &mut self.secrets)?,
+                Some(ask) = self.asks.recv() => {
+                    self.proxied(ask);
+                    for _ in 1..BURST {
+                        let Ok(ask) = self.asks.try_recv() else { break };
+                        self.proxied(ask);
+                    }
+                }
                 Some(n) = news.recv() => {
                     self.learn(&n);
                     self.publish()?;
@@ -334,7 +371,12 @@ impl Core {
         let (result, answer) = match message {
             Message::Command(Command::Stop, answer) => {
                 self.stopping = true;
-                let done = vec!["the agent stops; the data path and its sessions go on".to_owned()];
+                let sessions = match proxied::vips(&self.config, &self.vips).is_empty() {
+                    true => "the data path and its sessions go on",
+                    false if self.xdp => "sessions go on, but for those through the proxy",
+                    false => "its sessions end",
+                };
+                let done = vec![format!("the agent stops; {sessions}")];
                 (Ok(Reply { done }), answer)
             }
             Message::Command(command, answer) => {
@@ -474,6 +516,16 @@ impl Core {
             }
         }
         self.ended = now;
+    }
+}
+
+/// Waits for punted packets; for ever without XDP.
+async fn readable(
+    punts: &mut Option<AsyncFd<RingBuf<MapData>>>,
+) -> std::io::Result<AsyncFdReadyMutGuard<'_, RingBuf<MapData>>> {
+    match punts {
+        Some(punts) => punts.readable_mut().await,
+        None => std::future::pending().await,
     }
 }
 

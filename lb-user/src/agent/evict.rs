@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -13,8 +12,7 @@ use lb_common::layout::{FlowKey, State, flags, ticks};
 
 use super::ending::{Traffic, end};
 use super::kernel::Kernel;
-use crate::dataplane::{Maps, clock};
-use crate::net::PacketSocket;
+use crate::dataplane::{Home, clock};
 
 /// Pause between two walks of the flow map for one job; after this many that found nothing it is done.
 /// Connections that were in set-up when it began are found by the later ones.
@@ -66,9 +64,9 @@ impl Evictor {
     ///
     /// # Errors
     /// No maps, no packet socket, no thread.
-    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+    pub fn start(home: &Home) -> anyhow::Result<Self> {
         // Its counters are never flushed: the agent's own handle writes them.
-        let kernel = Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?;
+        let kernel = Kernel::open(home)?;
         let (tasks, queue) = mpsc::channel();
         let ended = Arc::new(Ended::default());
         let mut worker = Worker {

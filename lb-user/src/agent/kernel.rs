@@ -7,7 +7,7 @@ use aya::maps::MapError;
 use lb_common::layout::{Backend, Counter, Flow, FlowKey, Hop, PENDING_SLOTS, Pending, Verdict};
 
 use super::nodes::SLOTS;
-use crate::dataplane::Maps;
+use crate::dataplane::{Home, Maps};
 use crate::net::PacketSocket;
 use crate::setup::{Datapath, InsertError};
 
@@ -32,15 +32,18 @@ impl Tallies {
 /// What set-up writes to.
 pub struct Kernel {
     pub maps: Maps,
-    socket: PacketSocket,
+    /// `None` without XDP: there is nothing to send then.
+    socket: Option<PacketSocket>,
     tallies: Arc<Tallies>,
     /// Counters changed since they were last written to the map.
     dirty: bool,
 }
 
 impl Kernel {
-    /// Takes over the counters of an earlier agent.
-    pub fn new(maps: Maps, socket: PacketSocket) -> anyhow::Result<Self> {
+    /// Opens the maps and takes over the counters of an earlier agent.
+    pub fn open(home: &Home) -> anyhow::Result<Self> {
+        let maps = Maps::open(home)?;
+        let socket = home.has_xdp().then(PacketSocket::open).transpose()?;
         let tallies = (0..Verdict::COUNT)
             .map(|i| {
                 let counter = maps.agent_counters.get(&i, 0)?;
@@ -108,6 +111,10 @@ impl Datapath for Kernel {
     }
 
     fn replace(&mut self, key: &FlowKey, flow: &Flow) -> Result<(), InsertError> {
+        // Only to leave something of a connection that ends: its sockets say the rest here too.
+        if self.maps.proxied.cut(key) {
+            return Ok(());
+        }
         self.maps
             .flows
             .insert(key, flow, BPF_ANY)
@@ -115,6 +122,9 @@ impl Datapath for Kernel {
     }
 
     fn remove(&mut self, key: &FlowKey) {
+        if self.maps.proxied.cut(key) {
+            return;
+        }
         match self.maps.flows.remove(key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -123,7 +133,7 @@ impl Datapath for Kernel {
     }
 
     fn get(&mut self, key: &FlowKey) -> Option<Flow> {
-        self.maps.flows.get(key, 0).ok()
+        self.maps.flow(key)
     }
 
     fn pending(&mut self, ticket: u32) -> Option<Pending> {
@@ -131,7 +141,11 @@ impl Datapath for Kernel {
     }
 
     fn send(&mut self, hop: &Hop, frame: &[u8]) {
-        if let Err(error) = self.socket.send(hop.ifindex, frame) {
+        // What ends a connection of the proxy goes by no interface: its sockets say the rest.
+        let Some(socket) = self.socket.as_mut().filter(|_| hop.ifindex != 0) else {
+            return;
+        };
+        if let Err(error) = socket.send(hop.ifindex, frame) {
             // Whoever waits for the frame will ask again; what the agent owns it sends again.
             tracing::debug!(
                 "a frame of {} bytes can't be sent on interface {}: {error}",

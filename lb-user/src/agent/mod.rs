@@ -6,6 +6,7 @@
 //! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
 //!   up connections by itself
 //! - [`operator`], [`reload`]: commands, and another configuration; [`service`]: what systemd is told
+//! - [`fallback`]: which data path; [`proxied`]: what connections of [`crate::proxy`] ask
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
 //! - [`sweep`], [`evict`], [`ending`]: the end of connections; [`limits`], [`blocking`]: who may
 //!   connect, and how much
@@ -16,6 +17,7 @@ mod blocking;
 mod core;
 pub(crate) mod ending;
 mod evict;
+mod fallback;
 mod kernel;
 mod kernel_setup;
 pub mod limits;
@@ -23,6 +25,7 @@ mod nodes;
 mod operator;
 mod orders;
 mod paths;
+mod proxied;
 mod reload;
 mod service;
 mod steering;
@@ -42,9 +45,9 @@ use self::core::{Core, Parts};
 use crate::admin::Server;
 use crate::admin::control::Control;
 use crate::config::File;
-use crate::dataplane::{self, Lock, Maps};
+use crate::dataplane::{Lock, Maps};
 use crate::health;
-use crate::net::{self, PacketSocket, Watch, ports};
+use crate::net::{self, Watch, ports};
 use kernel::Kernel;
 use operator::Operator;
 use orders::Orders;
@@ -59,7 +62,7 @@ use view::View;
 /// What kept it from starting; nothing is attached then that wasn't before, as far as the error is
 /// found before the attachment (the configuration is valid when it comes here).
 pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<()> {
-    let config = file.config.clone();
+    let mut config = file.config.clone();
     let _lock = Lock::take(&config.agent.state_dir)?;
     // Before anything takes time: unhandled, the signal would end the process.
     let hangup = signal(SignalKind::hangup())?;
@@ -73,8 +76,9 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
     let orders = Orders::load(&config.agent.state_dir)?;
     let handle = net::netlink::open()?;
     let watch = Watch::start(Duration::from_millis(50))?;
-    let socket = PacketSocket::open()?;
-    if ports::reserve(config.snat.ports.clone())? {
+    let mut loaded = fallback::load(&mut config)?;
+    let xdp = loaded.home.has_xdp();
+    if xdp && ports::reserve(config.snat.ports.clone())? {
         tracing::info!(
             "ports {}-{} are reserved for connections to backends (net.ipv4.ip_local_reserved_ports)",
             config.snat.ports.start(),
@@ -88,23 +92,25 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         .flat_map(|b| &b.addresses)
         .map(|a| a.socket)
         .collect();
-    let found = paths::look_at_all(&handle, &addresses).await;
-
-    let mut loaded = dataplane::load(&config)?;
-    if kernel_log {
-        core::follow_kernel_log(&mut loaded.ebpf);
+    let found = if xdp {
+        paths::look_at_all(&handle, &addresses).await
+    } else {
+        Vec::new()
+    };
+    if kernel_log && let Some(ebpf) = &mut loaded.ebpf {
+        core::follow_kernel_log(ebpf);
     }
-    let punts = Maps::open_punts(&loaded.dir)?;
+    let punts = xdp.then(|| Maps::open_punts(&loaded.dir)).transpose()?;
     let (spans, spans_seen) = watch::channel(Spans::of(&config));
     let (addresses, addresses_seen) = watch::channel(addresses);
     let parts = Parts {
-        kernel: Kernel::new(Maps::open(&loaded.dir)?, socket)?,
+        kernel: Kernel::open(&loaded.home)?,
         orders,
         addresses,
         spans,
     };
     let mut core = Core::new(Arc::new(config), parts, &loaded)?;
-    let sweeper = Sweeper::new(&loaded.dir, spans_seen, core.rules(), core.number())?;
+    let sweeper = Sweeper::new(&loaded.home, spans_seen, core.rules(), core.number())?;
     for news in &found {
         core.learn(news);
     }
@@ -122,7 +128,7 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         interfaces.push((attached.clone(), link.xdp_native));
     }
     let view = Arc::new(View::new(
-        &loaded.dir,
+        &loaded.home,
         interfaces,
         core.shared(),
         core.tallies(),
@@ -139,17 +145,19 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
     let operated = tokio::spawn(operator.serve(orders, hangup));
     let (news_in, news) = mpsc::channel(64);
     let following = tokio::spawn(async move {
-        paths::follow(handle, watch, &found, addresses_seen, news_in).await;
-    });
-    tracing::info!(
-        "{} {}; the admin interface is at http://{admin}",
-        if loaded.adopted {
-            "adopted the data path in"
+        if xdp {
+            paths::follow(handle, watch, &found, addresses_seen, news_in).await;
         } else {
-            "data path pinned in"
-        },
-        loaded.dir.display()
-    );
+            // The loop hears nothing then, and keeps the channel.
+            news_in.closed().await;
+        }
+    });
+    let place = match (xdp, loaded.adopted) {
+        (true, true) => format!("adopted the data path in {}", loaded.dir.display()),
+        (true, false) => format!("data path pinned in {}", loaded.dir.display()),
+        (false, _) => "no XDP: clients go through the proxy".to_owned(),
+    };
+    tracing::info!("{place}; the admin interface is at http://{admin}");
     let service = Service::from_environment();
     service.ready();
     tracing::info!("READY");
@@ -171,9 +179,13 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
     let _ = stop.send(());
     let _ = tokio::time::timeout(Duration::from_secs(1), serving).await;
     core.flush();
-    tracing::info!(
-        "stopped; sessions go on, the data path stays in {} (`mqlb unload` removes it)",
-        loaded.dir.display()
-    );
+    if xdp {
+        tracing::info!(
+            "stopped; sessions go on, the data path stays in {} (`mqlb unload` removes it)",
+            loaded.dir.display()
+        );
+    } else {
+        tracing::info!("stopped; its sessions are over");
+    }
     result
 }

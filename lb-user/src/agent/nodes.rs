@@ -34,6 +34,8 @@ pub struct Path {
     pub address: SocketAddr,
     /// Next hop; `None` while it isn't known, and then the address takes no clients.
     pub hop: Option<Hop>,
+    /// Only the proxy sends clients there: the kernel finds the way.
+    pub direct: bool,
     /// Moves with every change of `hop`.
     pub generation: u32,
     /// Largest TCP segment on the way to it, without options.
@@ -271,6 +273,7 @@ impl Path {
             slot,
             address,
             hop: None,
+            direct: false,
             generation,
             mss: 0,
             snat: Arc::new([]),
@@ -284,7 +287,7 @@ impl Path {
     /// Whether clients can be sent there.
     #[must_use]
     pub fn usable(&self) -> bool {
-        self.hop.is_some() && self.checked != Checked::Down
+        (self.direct || self.hop.is_some()) && self.checked != Checked::Down
     }
 
     /// Takes a next hop over; `true` if something is another than before.

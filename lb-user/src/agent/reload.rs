@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::core::{Core, settings};
 use super::sweep::Spans;
-use super::{nodes, vips};
+use super::{nodes, proxied, vips};
 use crate::admin::control::{Refusal, Reply};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Datapath};
 use crate::net::ports;
 
 impl Core {
@@ -15,7 +15,15 @@ impl Core {
     ///
     /// # Errors
     /// It asks for what a running data path can't change, or has too many of something; nothing has changed.
-    pub(super) fn apply(&mut self, new: Config) -> Result<Reply, Refusal> {
+    pub(super) fn apply(&mut self, mut new: Config) -> Result<Reply, Refusal> {
+        new.settle(self.xdp);
+        let mut listeners = new.listeners.iter();
+        if let Some(l) = listeners.find(|l| l.datapath == Datapath::Xdp && !self.xdp) {
+            return Err(Refusal::Wrong(format!(
+                "the listener {} needs XDP, and this agent was started without; nothing was changed: restart it",
+                l.name
+            )));
+        }
         let diff = config::diff(&self.config, &new);
         let refused: Vec<_> = diff
             .refused()
@@ -41,15 +49,20 @@ impl Core {
             .collect();
         let nodes = nodes::number(&new, &known, &earlier).map_err(wrong)?;
         self.drop_orders(&nodes).map_err(failed)?;
-        ports::reserve(new.snat.ports.clone()).map_err(|e| failed(e.into()))?;
+        if self.xdp {
+            ports::reserve(new.snat.ports.clone()).map_err(|e| failed(e.into()))?;
+        }
+        let served = proxied::vips(&new, &vips);
+        let bound = self.front.bind(&served).map_err(wrong)?;
 
         // From here on nothing can be refused.
         self.config = Arc::new(new);
         self.spans.send_replace(Spans::of(&self.config));
         vips::configure(&mut self.secrets, &self.config);
         let written = vips::write_secrets(&mut self.kernel.maps, &self.secrets);
-        self.setups
-            .configure(settings(&self.config, &self.secrets, self.number));
+        let settings = settings(&self.config, &self.secrets, self.number);
+        self.setups.configure(settings);
+        self.front.configure(settings);
         for gone in self
             .vips
             .iter()
@@ -60,6 +73,7 @@ impl Core {
         self.vips = vips;
         let manned = self.man(nodes);
         let told = written.and(manned).and_then(|()| self.publish());
+        self.front.serve(&served, bound);
         if let Err(error) = told {
             return Err(Refusal::Failed(format!(
                 "the configuration is in force, but the data path could not be told all of it: {error:#}; restart the agent"

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aya::maps::MapData;
 use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
@@ -11,7 +10,7 @@ use super::limits::Shared;
 use super::nodes::{Node, SLOTS};
 use super::sweep::lifetime;
 use crate::config::{self, Config};
-use crate::dataplane::{Credits, clock};
+use crate::dataplane::{Credits, Table as Entries, clock};
 use crate::select::{
     self, Client, Consistent, FULL, LeastConnections, RoundRobin, Selector, node_key, node_of, slot,
 };
@@ -24,7 +23,7 @@ const AVOID: u64 = 2_000_000_000;
 
 /// Bindings in the kernel's LRU map.
 struct Table {
-    map: aya::maps::HashMap<MapData, u64, Binding>,
+    map: Entries<u64, Binding>,
     /// Ticks after which a binding of a client that left is void.
     linger: u32,
     /// State of the rate of CONNECTs that the next binding begins with.
@@ -108,11 +107,7 @@ pub struct Steerer {
 
 impl Steerer {
     /// No backends yet: [`Self::configure`] follows.
-    pub fn new(
-        bindings: aya::maps::HashMap<MapData, u64, Binding>,
-        limits: Shared,
-        credits: Credits,
-    ) -> Self {
+    pub fn new(bindings: Entries<u64, Binding>, limits: Shared, credits: Credits) -> Self {
         let numbers = usize::from(SLOTS / 2);
         Self {
             selector: Selector::default(),
@@ -196,7 +191,7 @@ impl Steerer {
             slot,
             address: super::nodes::mapped(path.address.ip()),
             port: path.address.port().to_be_bytes(),
-            hop: path.hop?,
+            hop: path.hop.or_else(|| path.direct.then(Default::default))?,
             hop_generation: path.generation,
             mss: path.mss,
             snat: path.snat.clone(),
@@ -444,6 +439,7 @@ mod tests {
         let path = Path {
             slot: 0,
             address: "10.0.0.1:1883".parse().unwrap(),
+            direct: false,
             hop: Some(lb_common::layout::Hop::default()),
             generation: 1,
             mss,

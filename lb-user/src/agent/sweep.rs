@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lb_common::layout::{Binding, Flow, FlowKey, State, flags, ticks};
@@ -16,8 +15,7 @@ use super::limits::quota::Quota;
 use super::limits::{Rules, Shared};
 use super::nodes::SLOTS;
 use crate::config::{Config, Timeouts};
-use crate::dataplane::{Credits, Maps, clock};
-use crate::net::PacketSocket;
+use crate::dataplane::{Credits, Home, clock};
 use crate::select::{node_of, slot};
 use crate::setup::Datapath as _;
 
@@ -116,13 +114,13 @@ fn span(d: Duration) -> u32 {
 impl Sweeper {
     /// Opens its own handles; must be called in the agent's network namespace.
     pub fn new(
-        dir: &Path,
+        home: &Home,
         spans: watch::Receiver<Spans>,
         limits: Shared,
         agent: u32,
     ) -> anyhow::Result<Self> {
         Ok(Self {
-            kernel: Kernel::new(Maps::open(dir)?, PacketSocket::open()?)?,
+            kernel: Kernel::open(home)?,
             spans,
             linger: Duration::ZERO,
             closed: 0,
@@ -133,7 +131,7 @@ impl Sweeper {
             expired: 0,
             limits,
             agent,
-            credits: Credits::open(dir)?,
+            credits: Credits::open(home)?,
             hasher: RandomState::new(),
         })
     }

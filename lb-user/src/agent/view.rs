@@ -1,7 +1,6 @@
 //! What the admin interface shows: the agent's shared state, and the kernel's maps by handles of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use crate::admin::model::{
     BackendState, BackendStatus, BindingUsage, Counter, FlowFilter, FlowRow, FlowUsage,
     InterfaceStatus, ListenerStatus, Located, PoolStatus, Setups, Status, Steered, XdpMode,
 };
-use crate::dataplane::{Attached, Maps, clock};
+use crate::dataplane::{Attached, Home, Maps, clock};
 use crate::select::{NodeState, node_of};
 use crate::setup;
 
@@ -39,15 +38,16 @@ fn mode(native: bool) -> XdpMode {
 }
 
 impl View {
-    /// Opens handles of its own to the maps in `dir`.
+    /// Opens handles of its own to the maps.
     pub fn new(
-        dir: &Path,
+        home: &Home,
         interfaces: Vec<(Attached, bool)>,
         shared: Arc<Mutex<Shared>>,
         tallies: Arc<Tallies>,
     ) -> anyhow::Result<Self> {
+        let (flows, bindings) = Maps::capacities(home)?;
         Ok(Self {
-            maps: Maps::open(dir)?,
+            maps: Maps::open(home)?,
             interfaces: interfaces
                 .into_iter()
                 .map(|(a, native)| InterfaceStatus {
@@ -56,8 +56,8 @@ impl View {
                     ifindex: a.ifindex,
                 })
                 .collect(),
-            flow_capacity: Maps::most_flows(dir)?.into(),
-            binding_capacity: u64::from(Maps::capacity(dir, "BINDINGS")?),
+            flow_capacity: flows.into(),
+            binding_capacity: bindings.into(),
             shared,
             tallies,
             started: Instant::now(),
@@ -129,7 +129,7 @@ fn reason(node: &Node) -> Option<String> {
         .paths
         .iter()
         .map(|p| match (&p.hop, &*p.reason) {
-            (None, "") => "no way to it is known",
+            (None, "") if !p.direct => "no way to it is known",
             (_, reason) => reason,
         })
         .filter(|reason| !reason.is_empty())
@@ -183,7 +183,11 @@ impl Source for View {
             name: config.agent.name.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: true,
-            mode: mode(self.interfaces.iter().all(|i| i.mode == XdpMode::Native)),
+            mode: if self.interfaces.is_empty() {
+                XdpMode::Off
+            } else {
+                mode(self.interfaces.iter().all(|i| i.mode == XdpMode::Native))
+            },
             interfaces: self.interfaces.clone(),
             listeners: listeners.collect(),
             pools: self.pools(shared, &by_slot),
@@ -301,7 +305,7 @@ impl Source for View {
         Ok(chosen
             .into_iter()
             .map(|(key, flow, backend)| {
-                let down = self.maps.flows.get(&flow.pair(), 0).unwrap_or(Flow::ZERO);
+                let down = self.maps.flow(&flow.pair()).unwrap_or(Flow::ZERO);
                 let idle = ticks::since(now, flow.last_seen).min(ticks::since(now, down.last_seen));
                 FlowRow {
                     client: socket_address(key.src, key.src_port),

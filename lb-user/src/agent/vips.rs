@@ -10,7 +10,7 @@ use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
 use super::kernel_setup;
 use super::nodes::{Node, mapped, socket_address};
 use super::steering::promise;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Datapath};
 use crate::dataplane::Maps;
 use crate::setup::{ListenerSettings, Source};
 
@@ -115,7 +115,7 @@ fn key(address: IpAddr, port: u16) -> EndpointKey {
 }
 
 /// Makes the endpoints map say what the configuration says, and nothing else.
-pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()> {
+pub fn write(maps: &mut Maps, config: &Config, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()> {
     let mut wanted = HashMap::new();
     let of = |kind: EndpointKind| Endpoint {
         kind: kind as u8,
@@ -137,7 +137,9 @@ pub fn write(maps: &mut Maps, vips: &[Vip], nodes: &[Node]) -> anyhow::Result<()
             );
         }
     }
-    for vip in vips {
+    // The proxy's are the host's own.
+    let proxied = |vip: &&Vip| config.listeners[vip.listener].datapath == Datapath::Proxy;
+    for vip in vips.iter().filter(|vip| !proxied(vip)) {
         wanted.insert(key(vip.address.ip(), 0), of(EndpointKind::Address));
         wanted.insert(key(vip.address.ip(), vip.address.port()), vip.endpoint);
     }

@@ -48,6 +48,10 @@ fn head(status: &Status) -> String {
         .iter()
         .map(|it| format!("{} ({})", it.name, it.mode.as_str()))
         .collect();
+    let interfaces = match interfaces.is_empty() {
+        true => "none: no XDP".to_owned(),
+        false => interfaces.join(", "),
+    };
     let bindings = match status.bindings.current_estimate {
         Some(current) => format!("about {current} of {}", status.bindings.capacity),
         None => format!("up to {}", status.bindings.capacity),
@@ -62,7 +66,7 @@ fn head(status: &Status) -> String {
          set-ups     {} sniffing, {} connecting\n",
         status.version,
         status.name,
-        interfaces.join(", "),
+        interfaces,
         flows.current,
         flows.capacity,
         steered.kernel,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::listener::Draft as ListenerDraft;
-use super::model::{Listener, Pool, PoolId, Snat, Source};
+use super::model::{Datapath, Listener, Pool, PoolId, Snat, Source};
 use super::pool::Draft as PoolDraft;
 use super::problem::{At, Problems};
 use super::suggest::{alternatives, nearest};
@@ -29,6 +29,7 @@ pub(super) fn assemble(
                 pool,
                 datapath: draft.datapath,
                 source: draft.source,
+                trusted_proxies: draft.trusted_proxies,
                 proxy_protocol: draft.proxy_protocol,
                 max_flows: draft.max_flows,
             })
@@ -138,7 +139,11 @@ fn families(problems: &Problems, listener: &ListenerDraft, pool: &PoolDraft, sna
             ("IPv6", "[fd00::2]:1883")
         };
         let mut backends = pool.pool.backends.iter();
-        if pool.complete && !backends.any(|b| b.addresses.iter().any(|a| same(a.socket.is_ipv4())))
+        // The proxy can lead from one family to the other.
+        let forwarded = listener.datapath != Datapath::Proxy;
+        if forwarded
+            && pool.complete
+            && !backends.any(|b| b.addresses.iter().any(|a| same(a.socket.is_ipv4())))
         {
             problems.report(
                 &vip.span,
@@ -151,7 +156,7 @@ fn families(problems: &Problems, listener: &ListenerDraft, pool: &PoolDraft, sna
         }
         let snat_lacks =
             !snat.addresses.is_empty() && !snat.addresses.iter().any(|ip| same(ip.is_ipv4()));
-        if listener.source == Source::Snat && snat_lacks {
+        if forwarded && listener.source == Source::Snat && snat_lacks {
             problems.report(
                 &vip.span,
                 format!(

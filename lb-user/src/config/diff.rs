@@ -447,6 +447,7 @@ fn compare_listener(
         datapath,
         source,
         proxy_protocol,
+        trusted_proxies,
         max_flows,
     } = old;
     c.entries("bind", (bind, &new.bind), shown);
@@ -461,6 +462,8 @@ fn compare_listener(
     c.key("proxy_protocol", (from, to), |on| {
         if *on { "v2" } else { "off" }.to_owned()
     });
+    let (from, to) = (trusted_proxies, &new.trusted_proxies);
+    c.entries("trusted_proxies", (from, to), shown);
     c.key("max_flows", (max_flows, &new.max_flows), optional);
 }
 

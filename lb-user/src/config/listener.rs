@@ -3,19 +3,21 @@
 
 use std::net::SocketAddr;
 
-use super::model::{Datapath, Source};
+use super::model::{Datapath, Prefix, Source};
 use super::problem::{At, Problems};
 use super::section::{Section, text};
+use super::sections::prefixes;
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "name",
     "bind",
     "pool",
     "datapath",
     "source",
     "proxy_protocol",
+    "trusted_proxies",
     "max_flows",
 ];
 
@@ -27,6 +29,7 @@ pub(super) struct Draft {
     pub datapath: Datapath,
     pub source: Source,
     pub proxy_protocol: bool,
+    pub trusted_proxies: Vec<Prefix>,
     pub max_flows: Option<u32>,
 }
 
@@ -60,17 +63,41 @@ fn read(problems: &Problems, node: &Node) -> Draft {
     let pool = section
         .required("pool", "\"emqx\"")
         .and_then(|node| text(problems, node, "pool", "\"emqx\""));
-    // What follows `auto` here is the one data path there is.
     let datapaths = [
-        ("auto", Some(Datapath::Xdp)),
+        ("auto", Some(Datapath::Auto)),
         ("xdp", Some(Datapath::Xdp)),
-        ("proxy", None),
+        ("proxy", Some(Datapath::Proxy)),
     ];
     let sources = [
         ("snat", Some(Source::Snat)),
         ("client", Some(Source::Client)),
     ];
     let protocols = [("off", Some(false)), ("v2", Some(true))];
+    let written = section.choice("datapath", &datapaths);
+    let datapath = written.map_or(Datapath::Auto, |at| at.value);
+    let trusted_proxies = prefixes(problems, &section, "trusted_proxies", "[\"10.0.0.0/24\"]");
+    let source = section.choice("source", &sources);
+    if let Some(at) = &source
+        && at.value == Source::Client
+        && (datapath == Datapath::Proxy || !trusted_proxies.is_empty())
+    {
+        problems.report(
+            &at.span,
+            "the proxy connects to backends from addresses of its own",
+            "write source = \"snat\" (with proxy_protocol = \"v2\" brokers see the clients' addresses), or datapath = \"xdp\"",
+        );
+    }
+    let source = source.map_or(Source::Snat, |at| at.value);
+    if datapath == Datapath::Xdp
+        && !trusted_proxies.is_empty()
+        && let Some(node) = section.get("trusted_proxies")
+    {
+        problems.report(
+            &node.span,
+            "XDP reads no PROXY headers",
+            "write datapath = \"proxy\", or remove trusted_proxies",
+        );
+    }
     Draft {
         name: section.name("\"mqtt\""),
         bind: bind(problems, &section),
@@ -78,12 +105,9 @@ fn read(problems: &Problems, node: &Node) -> Draft {
             span: pool.span,
             value: pool.value.to_owned(),
         }),
-        datapath: section
-            .choice("datapath", &datapaths)
-            .map_or(Datapath::Xdp, |at| at.value),
-        source: section
-            .choice("source", &sources)
-            .map_or(Source::Snat, |at| at.value),
+        datapath,
+        source,
+        trusted_proxies,
         proxy_protocol: section
             .choice("proxy_protocol", &protocols)
             .is_some_and(|at| at.value),

@@ -135,9 +135,12 @@ fn read(
     let root = &Section::new(problems, "the file", Some(&root), &SECTIONS);
     let listeners = listener::read_all(problems, root);
     let pools = pool::read_all(problems, resolver, root);
-    let uses_xdp = listeners
-        .iter()
-        .any(|listener| listener.datapath == Datapath::Xdp);
+    let uses_xdp = listeners.iter().any(|listener| match listener.datapath {
+        Datapath::Xdp => true,
+        // Nobody who wants XDP leaves its section out.
+        Datapath::Auto => root.get("xdp").is_some(),
+        Datapath::Proxy => false,
+    });
     let snat = sections::snat(problems, root);
     let (listeners, pools) = check::assemble(problems, listeners, pools, &snat);
     Some(Config {

@@ -29,6 +29,19 @@ impl Config {
     pub fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
     }
+
+    /// Says which data path serves the listeners that take either, once it is known whether XDP runs.
+    pub fn settle(&mut self, xdp: bool) {
+        for listener in &mut self.listeners {
+            if listener.datapath == Datapath::Auto {
+                listener.datapath = match listener.only() {
+                    Some(only) => only,
+                    None if xdp => Datapath::Xdp,
+                    None => Datapath::Proxy,
+                };
+            }
+        }
+    }
 }
 
 /// `[admin]`: where the HTTP interface listens.
@@ -127,6 +140,17 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// Whether an address, as a socket has it, lies within.
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let same = address.is_ipv4() == self.address.is_ipv4();
+        let masked = Self {
+            address,
+            length: self.length,
+        }
+        .masked();
+        same && masked.address == self.address
+    }
+
     /// The prefix that holds the address: with the bits behind its length 0.
     pub fn masked(self) -> Self {
         let host = |bits: u32| bits.saturating_sub(u32::from(self.length));
@@ -187,14 +211,37 @@ pub struct Listener {
     pub source: Source,
     /// Send a PROXY protocol v2 header in front of the client's CONNECT.
     pub proxy_protocol: bool,
+    /// Balancers in front of this one, which must send a PROXY protocol header first. Not with
+    /// [`Datapath::Xdp`].
+    pub trusted_proxies: Vec<Prefix>,
     /// Most connections at a time; `None`: no limit of its own.
     pub max_flows: Option<u32>,
 }
 
-/// Which of the two data paths serves a listener. `auto` in the file is settled by the parser.
+impl Listener {
+    /// The one data path that can do what the listener wants; `None`: either can.
+    pub fn only(&self) -> Option<Datapath> {
+        match self {
+            Self {
+                datapath: given @ (Datapath::Xdp | Datapath::Proxy),
+                ..
+            } => Some(*given),
+            Self {
+                trusted_proxies, ..
+            } if !trusted_proxies.is_empty() => Some(Datapath::Proxy),
+            Self { source, .. } if *source == Source::Client => Some(Datapath::Xdp),
+            Self { .. } => None,
+        }
+    }
+}
+
+/// Which of the two data paths serves a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Datapath {
+    /// [`Datapath::Xdp`] where it runs, else [`Datapath::Proxy`]; [`Config::settle`] says which.
+    Auto,
     Xdp,
+    Proxy,
 }
 
 /// The source address that backends see.
@@ -327,7 +374,9 @@ impl Datapath {
     /// As written in the file.
     pub fn as_str(self) -> &'static str {
         match self {
+            Datapath::Auto => "auto",
             Datapath::Xdp => "xdp",
+            Datapath::Proxy => "proxy",
         }
     }
 }

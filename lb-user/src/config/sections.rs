@@ -246,14 +246,24 @@ pub(super) fn limits(problems: &Problems, root: &Section) -> Limits {
         sniff_bytes: sniff_bytes as usize,
         rst_rate: rate("rst_rate"),
         refusal_rate: rate("refusal_rate"),
-        blocked_sources: blocked_sources(problems, &section),
+        blocked_sources: prefixes(
+            problems,
+            &section,
+            "blocked_sources",
+            "[\"203.0.113.0/24\"]",
+        ),
         blocked_clients: blocked_clients(problems, &section),
     }
 }
 
-fn blocked_sources(problems: &Problems, section: &Section) -> Vec<Prefix> {
+pub(super) fn prefixes(
+    problems: &Problems,
+    section: &Section,
+    key: &'static str,
+    example: &'static str,
+) -> Vec<Prefix> {
     let mut prefixes: Vec<Prefix> = Vec::new();
-    for written in section.texts("blocked_sources", "[\"203.0.113.0/24\"]") {
+    for written in section.texts(key, example) {
         match value::prefix(written.value) {
             Ok(prefix) if prefixes.contains(&prefix) => problems.report(
                 &written.span,

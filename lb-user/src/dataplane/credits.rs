@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::Context as _;
 use aya::maps::MapData;
 use lb_common::limits::credit::{CELLS, Credit};
+
+use super::home::{At, Home};
 
 /// [`Credit`] with fields that others write too.
 #[repr(C)]
@@ -20,18 +22,45 @@ const _: () = assert!(size_of::<Cell>() == size_of::<Credit>());
 
 const LEN: usize = CELLS as usize * size_of::<Cell>();
 
-/// The map, shared with the kernel (`BPF_F_MMAPABLE`, Linux 5.5).
-pub struct Credits(NonNull<Cell>);
+/// The cells of an agent without XDP.
+#[derive(Clone)]
+pub(super) struct MemoryCells(Arc<[Cell]>);
+
+impl Default for MemoryCells {
+    fn default() -> Self {
+        let cell = |_| Cell {
+            opened: AtomicU32::new(0),
+            open_until: AtomicU32::new(0),
+        };
+        Self((0..CELLS).map(cell).collect())
+    }
+}
+
+/// The cells, which others have too.
+pub struct Credits(Place);
+
+enum Place {
+    /// The map, shared with the kernel (`BPF_F_MMAPABLE`, Linux 5.5).
+    Mapped(Mapping),
+    Memory(MemoryCells),
+}
+
+/// [`CELLS`] cells, mapped.
+struct Mapping(NonNull<Cell>);
 
 // SAFETY: the memory is only accessed through atomics and belongs to the process, not to a thread.
-unsafe impl Send for Credits {}
+unsafe impl Send for Mapping {}
 
 impl Credits {
-    /// Maps what is pinned in `dir`.
+    /// Maps what is pinned, or takes what is in memory.
     ///
     /// # Errors
     /// The map can't be opened or mapped.
-    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+    pub fn open(home: &Home) -> anyhow::Result<Self> {
+        let dir = match &home.at {
+            At::Pinned(dir) => dir,
+            At::Memory(memory) => return Ok(Self(Place::Memory(memory.credits.clone()))),
+        };
         let path = dir.join("CREDITS");
         let map = MapData::from_pin(&path)
             .with_context(|| format!("cannot open the map {}", path.display()))?;
@@ -58,15 +87,18 @@ impl Credits {
             return Err(error).with_context(|| format!("cannot map {}", path.display()));
         }
         let memory = NonNull::new(memory.cast()).context("mapped at address 0")?;
-        Ok(Self(memory))
+        Ok(Self(Place::Mapped(Mapping(memory))))
     }
 
     fn cell(&self, index: u32) -> Option<&Cell> {
-        if index >= CELLS {
-            return None;
+        match &self.0 {
+            Place::Memory(cells) => cells.0.get(index as usize),
+            Place::Mapped(mapping) if index < CELLS => {
+                // SAFETY: within the mapping, which lives as long as `self`; pages are aligned for atomics.
+                Some(unsafe { mapping.0.add(index as usize).as_ref() })
+            }
+            Place::Mapped(_) => None,
         }
-        // SAFETY: within the mapping, which lives as long as `self`; pages are aligned for atomics.
-        Some(unsafe { self.0.add(index as usize).as_ref() })
     }
 
     /// A cell as it is now; without any credit if there is no such cell.
@@ -93,7 +125,7 @@ impl Credits {
     }
 }
 
-impl Drop for Credits {
+impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: our mapping, of this length; no reference into it outlives `self`.
         unsafe { libc::munmap(self.0.as_ptr().cast(), LEN) };

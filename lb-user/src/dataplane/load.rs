@@ -10,7 +10,7 @@ use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
 use super::count;
-use super::{Maps, RESERVE, version_dir};
+use super::{Home, Maps, RESERVE, version_dir};
 use crate::config::{Config, Mode};
 
 /// A program on an interface.
@@ -22,13 +22,30 @@ pub struct Attached {
 
 /// The data path, up.
 pub struct Loaded {
-    /// Holds the program's file descriptors; dropping it ends nothing, everything is pinned.
-    pub ebpf: Ebpf,
-    /// Where everything is pinned.
+    /// Holds the program's file descriptors; dropping it ends nothing, everything is pinned. `None` without
+    /// XDP.
+    pub ebpf: Option<Ebpf>,
+    /// Where everything is pinned; of no meaning without XDP.
     pub dir: PathBuf,
+    /// The tables.
+    pub home: Home,
     pub attached: Vec<Attached>,
     /// Maps of an earlier agent were found and taken over.
     pub adopted: bool,
+}
+
+impl Loaded {
+    /// Nothing is attached, the tables are in memory: everybody goes through the proxy.
+    #[must_use]
+    pub fn without_xdp(config: &Config) -> Self {
+        Self {
+            ebpf: None,
+            dir: PathBuf::new(),
+            home: Home::memory(config),
+            attached: Vec::new(),
+            adopted: false,
+        }
+    }
 }
 
 /// Loads the programs and attaches them to the interfaces of the configuration.
@@ -83,7 +100,8 @@ pub fn load(config: &Config) -> anyhow::Result<Loaded> {
         .map(|name| attach(program, name, config.xdp.mode, &links.join(name)))
         .collect::<anyhow::Result<_>>()?;
     Ok(Loaded {
-        ebpf,
+        ebpf: Some(ebpf),
+        home: Home::pinned(&dir),
         dir,
         attached,
         adopted,

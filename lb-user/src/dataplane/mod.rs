@@ -3,6 +3,8 @@
 //!
 //! - [`lock`]: one agent at a time
 //! - [`load`]: programs and maps, new or adopted; [`unload`]: all gone
+//! - [`home`]: where the tables are; [`table`]: the kernel's maps, or the same in memory; [`proxied`]: the
+//!   connections of the proxy among those of the flow map
 //! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces; [`credits`]: a map in
 //!   memory; [`count`]: how much is in one
 //! - [`clock`]: the kernel's monotonic clock, which the program stamps by
@@ -11,16 +13,22 @@ mod batch;
 pub mod clock;
 mod count;
 mod credits;
+mod home;
 mod load;
 mod lock;
 mod maps;
+mod proxied;
+mod table;
 mod unload;
 
 pub use batch::Batches;
 pub use credits::Credits;
+pub use home::Home;
 pub use load::{Attached, Loaded, load};
 pub use lock::{Lock, LockError};
 pub use maps::Maps;
+pub use proxied::{From, Opened, Proxied, Registered};
+pub use table::Table;
 pub use unload::{Unloaded, unload};
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //! backend. Tests have fakes for both.
 
 use lb_common::layout::{Flow, FlowKey, Hop, Pending, Verdict};
+use lb_common::mqtt::Refused;
 use lb_common::options::Offered;
 use std::sync::Arc;
 
@@ -88,6 +89,19 @@ pub enum Denied {
     ListenerFull,
     /// There are as many connections as the flow map is made for.
     FlowsFull,
+}
+
+impl Denied {
+    /// How it is counted, and what the client hears.
+    #[must_use]
+    pub const fn verdict(self) -> (Verdict, Refused) {
+        match self {
+            Self::Blocked => (Verdict::ClientBlocked, Refused::Banned),
+            Self::TooOften => (Verdict::ClientRate, Refused::Quota),
+            Self::ListenerFull => (Verdict::ListenerFull, Refused::Quota),
+            Self::FlowsFull => (Verdict::FlowsFull, Refused::Unavailable),
+        }
+    }
 }
 
 /// Why there is no backend to connect to.

@@ -45,6 +45,7 @@ mod timers;
 
 pub use interface::{Choice, Datapath, Denied, Failure, InsertError, NoChoice, Request, Steering};
 pub use settings::{ListenerSettings, Settings, Source};
+pub(crate) use sniff::verdict;
 pub(crate) use splice::hop;
 
 use connection::{Client, Connection, Context, Phase, sniffing_entry};

@@ -2,14 +2,14 @@
 //! identifier.
 
 use super::connection::{Connect, Connection, Context, Phase, later};
-use super::interface::{Datapath, Denied, Steering};
+use super::interface::{Datapath, Steering};
 use crate::select::shared_hash;
 use lb_common::layout::{Flow, Hop, State, Verdict, flags};
-use lb_common::mqtt::{self, Refused, Reject, Sniff};
+use lb_common::mqtt::{self, Reject, Sniff};
 use lb_common::wire::{Packet, flag};
 
 /// The verdict that counts a reason.
-const fn verdict(reject: Reject) -> Verdict {
+pub(crate) const fn verdict(reject: Reject) -> Verdict {
     match reject {
         Reject::NotConnect => Verdict::RejectNotConnect,
         Reject::BadRemainingLength => Verdict::RejectRemainingLength,
@@ -146,10 +146,7 @@ impl Connection {
         let client = self.connect.map_or(0, |connect| connect.client);
         let (verdict, why) = match cx.steering.admit(self.listener, client) {
             Ok(()) => return self.next_backend(cx),
-            Err(Denied::Blocked) => (Verdict::ClientBlocked, Refused::Banned),
-            Err(Denied::TooOften) => (Verdict::ClientRate, Refused::Quota),
-            Err(Denied::ListenerFull) => (Verdict::ListenerFull, Refused::Quota),
-            Err(Denied::FlowsFull) => (Verdict::FlowsFull, Refused::Unavailable),
+            Err(denied) => denied.verdict(),
         };
         self.refuse(cx, verdict, why);
     }

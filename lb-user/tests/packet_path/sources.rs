@@ -8,7 +8,7 @@ use lb_common::layout::{FlowKey, Listener, Source, SourceKey, Verdict, v4_mapped
 use lb_common::limits::credit::Credit;
 use lb_common::limits::rate::Pace;
 use mqlb::agent::limits::{LimitError, Limits, Origin, Target, parse_prefix};
-use mqlb::dataplane::Maps;
+use mqlb::dataplane::{Home, Maps};
 
 use crate::frame::{ACK, FIN, PSH, RST, SYN, Segment};
 use crate::place::{self, CURRENT_KEY, Connection, FROM_CLIENT, UNLIMITED};
@@ -344,9 +344,13 @@ fn block_and_unblock() {
         return;
     };
     let state = tempfile::tempdir().unwrap();
-    let open = |world: &World| Limits::open(world.dir(), state.path(), |id| id.len() as u64);
+    let open = |world: &World| {
+        Limits::open(&Home::pinned(world.dir()), state.path(), |id| {
+            id.len() as u64
+        })
+    };
     let mut limits = open(&world).unwrap();
-    let mut maps = Maps::open(world.dir()).unwrap();
+    let mut maps = Maps::open(&Home::pinned(world.dir())).unwrap();
     let s = first_data(place::client_v4(), 7, 40_000);
     let network = Target::Source(parse_prefix("10.9.0.0/24").unwrap());
     let address = Target::Source(parse_prefix("10.9.0.7").unwrap());

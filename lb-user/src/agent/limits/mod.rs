@@ -13,7 +13,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aya::maps::MapError;
@@ -28,7 +28,7 @@ use self::store::{Store, StoreError};
 use super::nodes::Node;
 use super::vips::Vip;
 use crate::config::{Config, Prefix};
-use crate::dataplane::{Credits, Maps};
+use crate::dataplane::{Credits, Home, Maps};
 
 /// Who put an entry on the block list.
 #[derive(
@@ -130,14 +130,14 @@ impl Shared {
 }
 
 impl Limits {
-    /// Opens what is pinned in `dir` (see [`crate::dataplane::version_dir`]) and reads what an earlier
+    /// Opens the tables and reads what an earlier
     /// agent was told to block. `hash` gives the keyed hash of a client identifier
     /// (as [`crate::setup::Settings::client_hash`]). Nothing is in force before [`Self::configure`].
     ///
     /// # Errors
     /// The file in `state_dir` can't be read, or the map of credits not opened.
     pub fn open(
-        dir: &Path,
+        home: &Home,
         state_dir: impl Into<PathBuf>,
         hash: impl Fn(&str) -> u64 + Send + 'static,
     ) -> anyhow::Result<Self> {
@@ -145,11 +145,11 @@ impl Limits {
         Ok(Self {
             commanded: store.load()?,
             store,
-            credits: Credits::open(dir)?,
+            credits: Credits::open(home)?,
             configured: Blocks::default(),
             hash: Box::new(hash),
             rules: Shared::default(),
-            flows: Maps::most_flows(dir)?,
+            flows: Maps::capacities(home)?.0,
         })
     }
 
@@ -212,8 +212,9 @@ impl Limits {
                 if self.all_sources().any(|p| p == prefix) {
                     return Err(LimitError::Already(prefix.to_string()));
                 }
-                maps.blocked
-                    .insert(&lpm_trie::Key::new(bits.into(), address), 1, 0)?;
+                if let Some(blocked) = &mut maps.blocked {
+                    blocked.insert(&lpm_trie::Key::new(bits.into(), address), 1, 0)?;
+                }
                 self.commanded.sources.push(*prefix);
             }
             Target::Client(id) => {
@@ -324,15 +325,18 @@ impl Limits {
             .all_sources()
             .map(prefix::key)
             .collect::<Result<_, _>>()?;
+        // Without XDP the proxy follows the rules.
+        let Some(blocked) = &mut maps.blocked else {
+            return Ok(());
+        };
         for (address, bits) in &wanted {
-            maps.blocked
-                .insert(&lpm_trie::Key::new(u32::from(*bits), *address), 1, 0)?;
+            blocked.insert(&lpm_trie::Key::new(u32::from(*bits), *address), 1, 0)?;
         }
-        let there: Vec<lpm_trie::Key<[u8; 16]>> = maps.blocked.keys().collect::<Result<_, _>>()?;
+        let there: Vec<lpm_trie::Key<[u8; 16]>> = blocked.keys().collect::<Result<_, _>>()?;
         for key in there {
             let is = (key.data(), key.prefix_len());
             if !wanted.iter().any(|(a, b)| (*a, u32::from(*b)) == is) {
-                maps.blocked.remove(&key)?;
+                blocked.remove(&key)?;
             }
         }
         Ok(())

@@ -1,0 +1,78 @@
+//! The proxy: the data path for hosts where XDP can't run, and for listeners that want it. Each connection is
+//! two sockets and a task here; the rules are the same, and kept by the same loop ([`crate::agent`]).
+//!
+//! ```text
+//!  accept ──▶ silent ──▶ set-up: PROXY header, CONNECT ──▶ admitted? ──▶ choose, connect ──▶ relay
+//!                │ time-out, oldest first                    │ no            │ none left
+//!                ▼                                           ▼               ▼
+//!               RST                                       CONNACK, FIN     CONNACK, FIN
+//! ```
+//! - [`listening`]: the sockets that accept; [`silent`]: who hasn't said who it is, oldest first
+//! - [`set_up`]: from the first byte to a backend; [`header`]: PROXY headers that trusted balancers send
+//! - [`refuse`]: CONNACKs that refuse, and RSTs
+//! - [`relay`]: bytes both ways
+//! - [`desk`]: what connections ask the loop
+
+pub mod desk;
+mod header;
+mod listening;
+mod refuse;
+mod relay;
+mod set_up;
+mod silent;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::mpsc;
+
+use crate::agent::limits::Shared as Rules;
+use crate::config::Prefix;
+use crate::dataplane::Proxied;
+use crate::setup::Settings;
+use desk::{Ask, Desk};
+pub use listening::{Bound, Front, Vip};
+use silent::Silent;
+
+/// What connections have in common.
+struct Common {
+    settings: RwLock<Settings>,
+    /// By the VIP's number.
+    options: RwLock<HashMap<u8, Arc<Options>>>,
+    rules: Rules,
+    proxied: Arc<Proxied>,
+    silent: Silent,
+    desk: Desk,
+    /// State of the rate of refusals.
+    refusals: Mutex<u64>,
+    connecting: AtomicUsize,
+}
+
+/// What is configured of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Send a PROXY header.
+    pub proxy_protocol: bool,
+    /// Who must send one.
+    pub trusted: Vec<Prefix>,
+    /// Source addresses towards backends; empty: the kernel's choice.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Common {
+    fn settings(&self) -> Settings {
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn options(&self, vip: u8) -> Option<Arc<Options>> {
+        let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
+        options.get(&vip).cloned()
+    }
+}
+
+/// The proxy's side of the loop: what it is asked.
+pub fn asks() -> (mpsc::Sender<Ask>, mpsc::Receiver<Ask>) {
+    mpsc::channel(4096)
+}
