@@ -110,24 +110,28 @@ impl Broker {
     /// Leaves the broker's name for its clients.
     fn announce(&self) -> Result<()> {
         let server = self.address.sockets(MQTT_PORT)[0];
-        let name = self.name.clone();
-        let announced = self.netns.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(async {
-                let mut connection =
-                    Connection::new(Protocol::V4, "lab", server, Duration::from_secs(60));
-                let handle = connection.handle();
-                handle.publish(NAME_TOPIC, name.as_bytes(), true)?;
-                while connection.next().await? != Seen::PublishAcknowledged {}
-                handle.disconnect()?;
-                while connection.next().await? != Seen::Disconnected {}
-                anyhow::Ok(())
-            })
-        })?;
-        announced.with_context(|| format!("publish the name of {}", self.name))
+        self.netns.enter(|| announce(&self.name, server))?
     }
+}
+
+/// Leaves a broker's name for its clients, from the namespace of this thread.
+///
+/// # Errors
+/// It doesn't speak MQTT.
+pub(crate) fn announce(name: &str, server: SocketAddr) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let announced = runtime.block_on(async {
+        let mut connection = Connection::new(Protocol::V4, "lab", server, Duration::from_secs(60));
+        let handle = connection.handle();
+        handle.publish(NAME_TOPIC, name.as_bytes(), true)?;
+        while connection.next().await? != Seen::PublishAcknowledged {}
+        handle.disconnect()?;
+        while connection.next().await? != Seen::Disconnected {}
+        anyhow::Ok(())
+    });
+    announced.with_context(|| format!("publish the name of {name}"))
 }
 
 fn launch(
@@ -151,7 +155,7 @@ fn launch(
     Ok(process)
 }
 
-fn accepts(address: &SocketAddr) -> bool {
+pub(crate) fn accepts(address: &SocketAddr) -> bool {
     TcpStream::connect_timeout(address, Duration::from_secs(1)).is_ok()
 }
 

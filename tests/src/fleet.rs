@@ -141,17 +141,37 @@ impl Fleet {
     /// # Errors
     /// The namespace is gone.
     pub fn new(netns: &Netns, options: Options) -> Result<Self> {
+        Self::start(options, |work| netns.spawn(work))
+    }
+
+    /// A fleet in the namespace of this process, without any connection yet.
+    ///
+    /// # Errors
+    /// None are known.
+    pub fn here(options: Options) -> Result<Self> {
+        Self::start(options, |work| {
+            Ok(std::thread::spawn(|| {
+                work();
+                Ok(())
+            }))
+        })
+    }
+
+    fn start(
+        options: Options,
+        spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> Result<JoinHandle<Result<()>>>,
+    ) -> Result<Self> {
         let gauges = Arc::new(Gauges::default());
         let (orders, queue) = mpsc::unbounded_channel();
         let state = Arc::clone(&gauges);
-        let thread = netns.spawn(move || {
+        let thread = spawn(Box::new(move || {
             // Sockets belong to the namespace of the thread that opens them: one thread.
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a tokio runtime");
             runtime.block_on(Commander::new(options, state).obey(queue));
-        })?;
+        }))?;
         Ok(Self {
             gauges,
             orders: Some(orders),

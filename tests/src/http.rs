@@ -32,7 +32,15 @@ impl Response {
 /// # Errors
 /// No answer within 5 s, or its status is not 200.
 pub fn get(netns: &Netns, server: SocketAddr, path: &str) -> Result<String> {
-    let response = request(netns, server, "GET", path, &[])?;
+    netns.enter(|| get_here(server, path))?
+}
+
+/// As [`get`], from the namespace of this thread.
+///
+/// # Errors
+/// As for [`get`].
+pub fn get_here(server: SocketAddr, path: &str) -> Result<String> {
+    let response = request_here(server, "GET", path, &[])?;
     if response.status != 200 {
         let Response { head, body, .. } = response;
         let status = head.lines().next().unwrap_or_default();
@@ -52,13 +60,22 @@ pub fn request(
     path: &str,
     fields: &[(&str, &str)],
 ) -> Result<Response> {
+    netns.enter(|| request_here(server, method, path, fields))?
+}
+
+fn request_here(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+) -> Result<Response> {
     let mut message =
         format!("{method} {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n");
     for (name, value) in fields {
         message += &format!("{name}: {value}\r\n");
     }
     message += "\r\n";
-    let answer = netns.enter(|| -> std::io::Result<String> {
+    let exchange = || -> std::io::Result<String> {
         let timeout = Duration::from_secs(5);
         let mut stream = TcpStream::connect_timeout(&server, timeout)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -66,8 +83,8 @@ pub fn request(
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
-    })?;
-    let answer = answer.with_context(|| format!("{method} http://{server}{path}"))?;
+    };
+    let answer = exchange().with_context(|| format!("{method} http://{server}{path}"))?;
     parse(&answer).with_context(|| format!("{method} http://{server}{path}: {answer:?}"))
 }
 

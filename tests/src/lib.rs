@@ -6,6 +6,7 @@
 //!   [`wire`] are what they are built from.
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
+//! - [`loopback`]: the same without namespaces and without root, with mqlb's proxy.
 //! - [`balancer`]: [`mqlb`], or [`haproxy`] to compare with; [`http`] reads mqlb's status.
 //! - [`recipe`]: HAProxy as docker-compose.yml runs it, in front of stand-ins for EMQX nodes ([`emqx`]);
 //!   [`websocket`] is MQTT's other transport, [`dns`] a private network's name server, [`docker`] an engine
@@ -30,6 +31,7 @@ pub mod haproxy;
 pub mod http;
 pub mod lab;
 pub mod latency;
+pub mod loopback;
 pub mod machine;
 pub mod mqlb;
 pub mod netns;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use lb_tests::fleet::Gauges;
-use lb_tests::lab::Lab;
-use lb_tests::mqlb::{Mqlb, Steered};
-use lb_tests::plan::MQTT_PORT;
+use lb_tests::mqlb::Steered;
+
+use crate::stage::Stage;
 
 /// Where to, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,7 @@ pub enum Output {
 
 /// Shows a lab at work.
 pub struct Screen<'a> {
-    lab: &'a Lab,
-    mqlb: Option<&'a Mqlb>,
+    stage: &'a Stage,
     gauges: &'a Gauges,
     weights: &'a [u16],
     output: Output,
@@ -45,16 +44,9 @@ struct Sample {
 const SECOND: Duration = Duration::from_secs(1);
 
 impl<'a> Screen<'a> {
-    pub fn new(
-        lab: &'a Lab,
-        mqlb: Option<&'a Mqlb>,
-        gauges: &'a Gauges,
-        weights: &'a [u16],
-        output: Output,
-    ) -> Self {
+    pub fn new(stage: &'a Stage, gauges: &'a Gauges, weights: &'a [u16], output: Output) -> Self {
         Self {
-            lab,
-            mqlb,
+            stage,
             gauges,
             weights,
             output,
@@ -67,7 +59,7 @@ impl<'a> Screen<'a> {
     pub fn show_until(&self, over: &AtomicBool) {
         let mut next = Instant::now() + SECOND;
         if self.output != Output::Terminal {
-            self.print(&(self.hints() + "\n"));
+            self.print(&(self.stage.hints() + "\n"));
         }
         while !over.load(Relaxed) {
             thread::sleep(Duration::from_millis(20));
@@ -93,9 +85,9 @@ impl<'a> Screen<'a> {
             None => "–".into(),
         };
         Ok(Sample {
-            connections: self.lab.connections()?.into_iter().collect(),
+            connections: self.stage.connections()?.into_iter().collect(),
             connects_per_second: connects - connects_before,
-            steered: self.mqlb.map(Mqlb::steered).transpose()?,
+            steered: self.stage.steered()?,
             latency: format!("p50 {} p99 {}", milliseconds(50), milliseconds(99)),
         })
     }
@@ -127,7 +119,7 @@ impl<'a> Screen<'a> {
             text += &format!("{name:<8}  {weight:>6}  {count:>11}  {share:>5.1} %  {bar}\n");
         }
         text += &format!("\n{}\n", self.facts(sample).join("\n"));
-        text += &format!("\n{}\n\nCtrl-C ends it.\n", self.hints());
+        text += &format!("\n{}\n\nCtrl-C ends it.\n", self.stage.hints());
         text
     }
 
@@ -152,18 +144,6 @@ impl<'a> Screen<'a> {
             gauges.lost.load(Relaxed)
         ));
         facts
-    }
-
-    fn hints(&self) -> String {
-        let [v4, v6] = self.lab.topology.plan.vip().sockets(MQTT_PORT);
-        let mut text = format!(
-            "VIP {v4} and {v6}, also from this host: mosquitto_sub -h {} -t '#' -v",
-            v4.ip()
-        );
-        if let Some(mqlb) = self.mqlb {
-            text += &format!("\nmqlb in the lab: {}", mqlb.shell_command("status"));
-        }
-        text
     }
 
     fn print(&self, text: &str) {

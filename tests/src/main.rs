@@ -3,6 +3,7 @@
 mod clients;
 mod live;
 mod run;
+mod stage;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -236,16 +236,7 @@ impl Mqlb {
     /// # Errors
     /// No status, or not these numbers in it.
     pub fn steered(&self) -> Result<Steered> {
-        let status = self.status()?;
-        let number = |who: &str| {
-            status["steered"][who]
-                .as_u64()
-                .with_context(|| format!("no number steered.{who} in the status: {status}"))
-        };
-        Ok(Steered {
-            kernel: number("kernel")?,
-            agent: number("agent")?,
-        })
+        Steered::of(&self.status()?)
     }
 
     /// Packets counted under a verdict's name.
@@ -298,6 +289,22 @@ pub struct Steered {
     pub agent: u64,
 }
 
+impl Steered {
+    /// # Errors
+    /// There are no such numbers in the status.
+    pub fn of(status: &Value) -> Result<Self> {
+        let number = |who: &str| {
+            status["steered"][who]
+                .as_u64()
+                .with_context(|| format!("no number steered.{who} in the status: {status}"))
+        };
+        Ok(Self {
+            kernel: number("kernel")?,
+            agent: number("agent")?,
+        })
+    }
+}
+
 /// The `mqlb` to test: `MQLB_BIN`, or the one built beside this program.
 ///
 /// # Errors
@@ -313,7 +320,7 @@ pub fn binary() -> Result<PathBuf> {
     sibling_binary("mqlb").context("no mqlb binary: run `cargo xtask build` and set MQLB_BIN to it")
 }
 
-fn ready_lines(process: &Process) -> usize {
+pub(crate) fn ready_lines(process: &Process) -> usize {
     let ready = |line: &&str| line.contains("READY");
     process.output().lines().filter(ready).count()
 }

@@ -1,6 +1,6 @@
 //! Keeps labs apart, and makes sure that each is undone: at its end, after a crash, or by the next lab.
 //!
-//! A lab has a directory `/run/mqlb-lab/ID` with a lock that it holds as long as it lives, and a script
+//! A lab has a directory `/run/mqlb-lab/ID` (of another user than root: `$XDG_RUNTIME_DIR/mqlb-lab/ID`) with a lock that it holds as long as it lives, and a script
 //! `undo.sh` of what is to be undone, written before each thing is done. The script is run by a small
 //! process that waits for the lab's end, whether that comes by `Drop`, a panic or SIGKILL. Should that
 //! process be killed too, the next lab finds the directory with nobody holding its lock.
@@ -8,19 +8,44 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::netns::run;
 use crate::plan::FIRST_NETWORK;
 
+/// Root's; the parts of labs that need root are undone from here only.
 const DIRECTORY: &str = "/run/mqlb-lab";
+
+/// Where this user's labs have their directories.
+fn all_labs() -> Result<PathBuf> {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let directory = match std::env::var_os("XDG_RUNTIME_DIR") {
+        _ if user == 0 => DIRECTORY.into(),
+        Some(runtime) => Path::new(&runtime).join("mqlb-lab"),
+        None => std::env::temp_dir().join(format!("mqlb-lab-{user}")),
+    };
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(&directory)
+        .with_context(|| format!("create {}", directory.display()))?;
+    // Scripts in there are run.
+    let found = fs::symlink_metadata(&directory)?;
+    ensure!(
+        found.is_dir() && found.uid() == user && found.mode() & 0o022 == 0,
+        "{} is not a directory that only this user writes to: remove it",
+        directory.display()
+    );
+    Ok(directory)
+}
 
 /// What the process runs that undoes a lab: `$1` is the lab's directory. A line on its input announces
 /// an orderly end; without it the lab crashed, and its children get a moment to be killed by the kernel.
@@ -41,21 +66,17 @@ impl Registration {
     /// Registers a lab of this process, after undoing labs whose process is dead.
     ///
     /// # Errors
-    /// Not root, or `/run` is not writable.
+    /// The directory for labs can't be made.
     pub fn new() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .recursive(true)
-            .create(DIRECTORY)
-            .with_context(|| format!("create {DIRECTORY}"))?;
+        let all = all_labs()?;
         // Between its creation and its lock a directory looks dead: one at a time.
-        let _one_at_a_time = lock(&Path::new(DIRECTORY).join("lock"), Wait::Yes)?;
-        undo_the_dead()?;
+        let _one_at_a_time = lock(&all.join("lock"), Wait::Yes)?;
+        undo_the_dead(&all)?;
 
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("mqlb-lab-{}-{number}", std::process::id());
-        let directory = Path::new(DIRECTORY).join(&id);
+        let directory = all.join(&id);
         // The same number of an earlier process, which `undo_the_dead` has just undone.
         fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;
         let lock = lock(&directory.join("lock"), Wait::No)?
@@ -130,8 +151,8 @@ impl Drop for Registration {
 }
 
 /// Undoes every lab that nobody holds the lock of.
-fn undo_the_dead() -> Result<()> {
-    for entry in fs::read_dir(DIRECTORY)? {
+fn undo_the_dead(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all)? {
         let directory = entry?.path();
         if !directory.is_dir() {
             continue;

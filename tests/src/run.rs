@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use lb_tests::balancer::{self, Balancer};
+use lb_tests::balancer;
 use lb_tests::broker::Kind;
 use lb_tests::fleet::Fleet;
-use lb_tests::lab::{self, Lab};
-use lb_tests::mqlb::{Mqlb, Steered};
+use lb_tests::lab;
+use lb_tests::loopback::Loopback;
+use lb_tests::mqlb::Steered;
 use lb_tests::process::raise_descriptor_limit;
 use serde::Serialize;
 
 use crate::live::{Output, Screen};
+use crate::stage::Stage;
 
 #[derive(Args, Clone)]
 pub struct Options {
@@ -37,6 +39,10 @@ pub struct Options {
     /// Which balancer.
     #[arg(long, value_enum, default_value_t)]
     balancer: balancer::Kind,
+    /// Without root: mqlb's proxy in place of XDP, embedded brokers, all on the loopback interface. What
+    /// `cargo xtask run` does where there is no way to root.
+    #[arg(long)]
+    unprivileged: bool,
     /// End after all clients connected and half of them reconnected.
     #[arg(long)]
     once: bool,
@@ -72,8 +78,15 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// Not root, something could not be started, or clients failed.
 pub fn run(options: &Options) -> Result<()> {
-    lab::require_root()?;
     let mut options = options.clone();
+    if options.unprivileged {
+        ensure!(
+            options.balancer == balancer::Kind::Mqlb && options.broker == Kind::Embedded,
+            "--unprivileged runs mqlb and embedded brokers only: leave --balancer and --broker out"
+        );
+    } else {
+        lab::require_root()?;
+    }
     if options.weights.is_empty() {
         options.weights = match options.brokers {
             3 => vec![5, 2, 3],
@@ -163,30 +176,24 @@ fn work(options: &Options) -> Result<()> {
         "starting {} {:?} brokers and {:?} …",
         options.brokers, options.broker, options.balancer
     );
-    let lab = Lab::new(lab::Options {
-        backends: usize::from(options.brokers),
-        broker: Some(options.broker),
-        host: true,
-        ..lab::Options::default()
-    })?;
-    if STOP.load(Relaxed) {
-        return Ok(());
-    }
-    let balancer = Balancer::start(
-        options.balancer,
-        &lab,
-        &balancer::Options {
-            weights: options.weights.clone(),
-            ..balancer::Options::default()
-        },
-    )?;
-    let mqlb = balancer.mqlb();
-    let fleet = lab.fleet()?;
-    let screen = Screen::new(&lab, mqlb, &fleet.gauges, &options.weights, output);
+    let stage = match options.unprivileged {
+        true => Stage::Loopback(Loopback::new(&options.weights)?),
+        false => {
+            let lab = lab::Options {
+                backends: usize::from(options.brokers),
+                broker: Some(options.broker),
+                host: true,
+                ..lab::Options::default()
+            };
+            Stage::lab(lab, options.balancer, &options.weights)?
+        }
+    };
+    let fleet = stage.fleet()?;
+    let screen = Screen::new(&stage, &fleet.gauges, &options.weights, output);
     let over = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         scope.spawn(|| screen.show_until(&over));
-        let result = drive(options, &lab, mqlb, &fleet);
+        let result = drive(options, &stage, &fleet);
         over.store(true, Relaxed);
         result
     });
@@ -206,12 +213,7 @@ fn work(options: &Options) -> Result<()> {
 }
 
 /// Connects everybody, reconnects half, and then ends or goes on until told otherwise.
-fn drive(
-    options: &Options,
-    lab: &Lab,
-    mqlb: Option<&Mqlb>,
-    fleet: &Fleet,
-) -> Result<Option<Summary>> {
+fn drive(options: &Options, stage: &Stage, fleet: &Fleet) -> Result<Option<Summary>> {
     let mut placed = BTreeMap::new();
     let mut reconnects = 0;
     let mut returned = 0;
@@ -246,8 +248,8 @@ fn drive(
         *told.entry(broker).or_insert(0) += 1;
     }
     Ok(Some(Summary {
-        connections: agreed_connections(lab, &told)?,
-        steered: mqlb.map(Mqlb::steered).transpose()?,
+        connections: agreed_connections(stage, &told)?,
+        steered: stage.steered()?,
         reconnects,
         returned,
         failed: failed + fleet.gauges.lost.load(Relaxed),
@@ -269,12 +271,12 @@ impl Summary {
 
 /// The brokers' own counts, once they agree with what the clients were told.
 fn agreed_connections(
-    lab: &Lab,
+    stage: &Stage,
     told: &BTreeMap<String, usize>,
 ) -> Result<BTreeMap<String, usize>> {
     let start = Instant::now();
     loop {
-        let mut counted = lab.connections()?;
+        let mut counted = stage.connections()?;
         let everywhere = counted.clone();
         counted.retain(|_, connections| *connections > 0);
         if counted == *told {

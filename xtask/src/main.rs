@@ -37,7 +37,8 @@ enum Command {
     ///
     /// The maintainer is named by DEBFULLNAME and DEBEMAIL, as for Debian's own tools.
     Dist(dist::Args),
-    /// Build, then run the lab: clients, balancer and brokers in namespaces (needs root)
+    /// Build, then run the lab: clients, balancer and brokers in namespaces (where there is no way to root: on
+    /// the loopback interface)
     #[command(disable_help_flag = true)]
     Run {
         /// Passed to `mqlb-lab run`; `cargo xtask run --help` lists them
@@ -91,9 +92,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Dist(args) => dist::make(&args),
-        Command::Run { args } => {
-            setup::ensure(&[Need::Build, Need::Kernel])?;
-            run::lab(&args)
+        Command::Run { mut args } => {
+            let unprivileged = run::is_unprivileged(&mut args);
+            setup::ensure(match unprivileged {
+                true => &[Need::Build],
+                false => &[Need::Build, Need::Kernel],
+            })?;
+            run::lab(&args, unprivileged)
         }
         Command::Test(args) => {
             setup::ensure(TEST)?;

@@ -1,9 +1,10 @@
 //! Root for the few steps that need it: as we are, or through sudo.
 
 use std::ffi::OsStr;
+use std::io::IsTerminal as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Once;
 
 use anyhow::{Result, bail};
@@ -15,6 +16,17 @@ const PASSED_ON: [&str; 5] = ["MQLB_BIN", "RUST_LOG", "RUST_BACKTRACE", "NO_COLO
 pub fn is_root() -> bool {
     // The owner of a process's directory is its effective user.
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+}
+
+/// Whether [`command`] has a chance: we are root, or there is a sudo that lets us or can ask for a password.
+pub fn is_possible() -> bool {
+    let allowed = || {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "true"]).stdin(Stdio::null());
+        let output = sudo.output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    is_root() || find("sudo").is_some() && (std::io::stdin().is_terminal() || allowed())
 }
 
 /// A command that runs `program` as root. The first time that sudo is needed, says why.
