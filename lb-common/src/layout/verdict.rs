@@ -202,6 +202,18 @@ verdicts! {
     HttpNoBackend = 79 => "http_no_backend",
     /// HTTP request whose backend broke off or didn't answer: 502 or 504.
     HttpFailed = 80 => "http_failed",
+    /// No TLS handshake, or one with mistakes in it.
+    TlsMalformed = 81 => "tls_malformed",
+    /// Client and listener have no version, cipher suite or protocol (ALPN) of TLS in common.
+    TlsIncompatible = 82 => "tls_incompatible",
+    /// The client's certificate is missing, not signed by who should, or not valid now.
+    TlsClientCertificate = 83 => "tls_client_certificate",
+    /// The client gave the handshake up, most likely because it doesn't trust our certificate.
+    TlsAlert = 84 => "tls_alert",
+    /// The handshake failed for another reason.
+    TlsFailed = 85 => "tls_failed",
+    /// The handshake didn't end in time.
+    TlsTimeout = 86 => "tls_timeout",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

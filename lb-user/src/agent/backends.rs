@@ -80,7 +80,7 @@ impl Core {
                 continue;
             };
             let mut listeners = self.config.listeners.iter();
-            let proxy_protocol = listeners.any(|l| l.pool.0 == pool && l.proxy_protocol);
+            let proxy_protocol = listeners.any(|l| l.pool.0 == pool && l.proxy_protocol.is_sent());
             targets.extend(node.paths.iter().map(|path| Target {
                 id: path.slot.into(),
                 address: path.address,

@@ -40,7 +40,7 @@ fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
         // The agent owns the PROXY header and repeats it; the program keeps no such thing.
-        steer: u8::from(!listener.proxy_protocol),
+        steer: u8::from(!listener.proxy_protocol.is_sent()),
         source: match listener.source {
             config::Source::Snat => source_mode::SNAT,
             config::Source::Client => source_mode::CLIENT,

@@ -25,6 +25,9 @@ pub fn vips(config: &Config, vips: &[Vip]) -> Vec<proxy::Vip> {
                 address: vip.address,
                 options: Options {
                     proxy_protocol: listener.proxy_protocol,
+                    tls: listener.tls.clone(),
+                    handshake: config.timeouts.handshake,
+                    sticky: listener.sticky,
                     trusted: listener.trusted_proxies.clone(),
                     sources: config.snat.addresses.clone(),
                 },

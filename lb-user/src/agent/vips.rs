@@ -101,7 +101,7 @@ impl Vip {
                 config::Source::Snat => Source::Snat,
                 config::Source::Client => Source::Client,
             },
-            proxy_protocol: listener.proxy_protocol,
+            proxy_protocol: listener.proxy_protocol.is_sent(),
         }
     }
 }

@@ -31,6 +31,8 @@ pub(super) fn assemble(
                 source: draft.source,
                 trusted_proxies: draft.trusted_proxies,
                 proxy_protocol: draft.proxy_protocol,
+                tls: draft.tls,
+                sticky: draft.sticky,
                 max_flows: draft.max_flows,
             })
         })

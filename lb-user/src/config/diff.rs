@@ -398,6 +398,7 @@ fn compare_bindings(c: &mut Comparison, old: &Bindings, new: &Bindings) {
 fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
     let Timeouts {
         sniff,
+        handshake,
         connect,
         grace,
         keepalive_least,
@@ -406,6 +407,7 @@ fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
     } = old;
     for (key, from, to) in [
         ("sniff", sniff, &new.sniff),
+        ("handshake", handshake, &new.handshake),
         ("connect", connect, &new.connect),
         ("grace", grace, &new.grace),
         ("keepalive_least", keepalive_least, &new.keepalive_least),
@@ -447,6 +449,8 @@ fn compare_listener(
         datapath,
         source,
         proxy_protocol,
+        tls,
+        sticky,
         trusted_proxies,
         max_flows,
     } = old;
@@ -459,9 +463,9 @@ fn compare_listener(
     });
     c.key("source", (source, &new.source), |s| s.as_str().to_owned());
     let (from, to) = (proxy_protocol, &new.proxy_protocol);
-    c.key("proxy_protocol", (from, to), |on| {
-        if *on { "v2" } else { "off" }.to_owned()
-    });
+    c.key("proxy_protocol", (from, to), |p| p.as_str().to_owned());
+    c.key("tls", (tls, &new.tls), optional);
+    c.key("sticky", (sticky, &new.sticky), |s| s.as_str().to_owned());
     let (from, to) = (trusted_proxies, &new.trusted_proxies);
     c.entries("trusted_proxies", (from, to), shown);
     c.key("max_flows", (max_flows, &new.max_flows), optional);

@@ -3,20 +3,24 @@
 
 use std::net::SocketAddr;
 
-use super::model::{Datapath, Prefix, Source};
+use super::certificate::Files;
+use super::model::{Datapath, Prefix, ProxyProtocol, Source, Sticky};
 use super::problem::{At, Problems};
 use super::section::{Section, text};
 use super::sections::prefixes;
+use super::tls::{self, Tls};
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "name",
     "bind",
     "pool",
     "datapath",
     "source",
     "proxy_protocol",
+    "tls",
+    "sticky",
     "trusted_proxies",
     "max_flows",
 ];
@@ -28,13 +32,15 @@ pub(super) struct Draft {
     pub pool: Option<At<String>>,
     pub datapath: Datapath,
     pub source: Source,
-    pub proxy_protocol: bool,
+    pub proxy_protocol: ProxyProtocol,
+    pub tls: Option<Tls>,
+    pub sticky: Sticky,
     pub trusted_proxies: Vec<Prefix>,
     pub max_flows: Option<u32>,
 }
 
 /// Every listener of the file.
-pub(super) fn read_all(problems: &Problems, root: &Section) -> Vec<Draft> {
+pub(super) fn read_all(problems: &Problems, files: Files, root: &Section) -> Vec<Draft> {
     if root.is_empty_or_absent("listener") {
         problems.report(
             &(0..0),
@@ -46,7 +52,7 @@ pub(super) fn read_all(problems: &Problems, root: &Section) -> Vec<Draft> {
         return Vec::new();
     };
     match &node.value {
-        Value::Array(items) => items.iter().map(|item| read(problems, item)).collect(),
+        Value::Array(items) => items.iter().map(|item| read(problems, files, item)).collect(),
         _ => {
             problems.report(
                 &node.span,
@@ -58,7 +64,7 @@ pub(super) fn read_all(problems: &Problems, root: &Section) -> Vec<Draft> {
     }
 }
 
-fn read(problems: &Problems, node: &Node) -> Draft {
+fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
     let section = Section::new(problems, "[[listener]]", Some(node), &KEYS);
     let pool = section
         .required("pool", "\"emqx\"")
@@ -72,14 +78,15 @@ fn read(problems: &Problems, node: &Node) -> Draft {
         ("snat", Some(Source::Snat)),
         ("client", Some(Source::Client)),
     ];
-    let protocols = [("off", Some(false)), ("v2", Some(true))];
     let written = section.choice("datapath", &datapaths);
-    let datapath = written.map_or(Datapath::Auto, |at| at.value);
+    let datapath = written.as_ref().map_or(Datapath::Auto, |at| at.value);
     let trusted_proxies = prefixes(problems, &section, "trusted_proxies", "[\"10.0.0.0/24\"]");
     let source = section.choice("source", &sources);
     if let Some(at) = &source
         && at.value == Source::Client
-        && (datapath == Datapath::Proxy || !trusted_proxies.is_empty())
+        && (datapath == Datapath::Proxy
+            || !trusted_proxies.is_empty()
+            || section.get("tls").is_some())
     {
         problems.report(
             &at.span,
@@ -98,6 +105,18 @@ fn read(problems: &Problems, node: &Node) -> Draft {
             "write datapath = \"proxy\", or remove trusted_proxies",
         );
     }
+    if let Some(at) = written.filter(|at| at.value == Datapath::Xdp)
+        && section.get("tls").is_some()
+    {
+        problems.report(
+            &at.span,
+            "XDP can't decrypt TLS",
+            "write datapath = \"proxy\", or leave it out",
+        );
+    }
+    let tls = section
+        .get("tls")
+        .and_then(|node| tls::read(problems, files, node));
     Draft {
         name: section.name("\"mqtt\""),
         bind: bind(problems, &section),
@@ -108,11 +127,50 @@ fn read(problems: &Problems, node: &Node) -> Draft {
         datapath,
         source,
         trusted_proxies,
-        proxy_protocol: section
-            .choice("proxy_protocol", &protocols)
-            .is_some_and(|at| at.value),
+        proxy_protocol: proxy_protocol(problems, &section),
+        sticky: sticky(problems, &section, tls.as_ref()),
+        tls,
         max_flows: section.max_flows(),
     }
+}
+
+fn proxy_protocol(problems: &Problems, section: &Section) -> ProxyProtocol {
+    let all = [
+        ProxyProtocol::Off,
+        ProxyProtocol::V2,
+        ProxyProtocol::V2Ssl,
+        ProxyProtocol::V2SslCn,
+    ];
+    let words = all.map(|p| (p.as_str(), Some(p)));
+    let Some(At { span, value }) = section.choice("proxy_protocol", &words) else {
+        return ProxyProtocol::Off;
+    };
+    let of_tls = matches!(value, ProxyProtocol::V2Ssl | ProxyProtocol::V2SslCn);
+    if of_tls && section.get("tls").is_none() {
+        problems.report(
+            &span,
+            format!("proxy_protocol = {:?} tells of a TLS handshake, and this listener has none", value.as_str()),
+            "write proxy_protocol = \"v2\", or give the listener tls = { cert = …, key = … }",
+        );
+    }
+    value
+}
+
+fn sticky(problems: &Problems, section: &Section, tls: Option<&Tls>) -> Sticky {
+    let words = [Sticky::ClientId, Sticky::Cn].map(|s| (s.as_str(), Some(s)));
+    let Some(At { span, value }) = section.choice("sticky", &words) else {
+        return Sticky::ClientId;
+    };
+    // A tls that couldn't be read has been reported.
+    let broken = tls.is_none() && section.get("tls").is_some();
+    if value == Sticky::Cn && !broken && tls.is_none_or(|tls| tls.clients.is_none()) {
+        problems.report(
+            &span,
+            "sticky = \"cn\" needs clients' certificates, and this listener asks for none",
+            "write tls = { …, client_ca = \"/etc/mqlb/clients.crt\" }, or sticky = \"client-id\"",
+        );
+    }
+    value
 }
 
 fn bind(problems: &Problems, section: &Section) -> Vec<At<SocketAddr>> {

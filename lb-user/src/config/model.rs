@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::tls::Tls;
+
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -28,6 +30,16 @@ impl Config {
     /// The pool that `id` names.
     pub fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
+    }
+
+    /// What doesn't keep the agent from running, but clients from being served.
+    pub fn warnings(&self) -> Vec<String> {
+        let now = std::time::SystemTime::now();
+        let of = |listener: &Listener| {
+            let complaints = listener.tls.iter().flat_map(|tls| tls.complaints(now));
+            complaints.map(|c| format!("listener {}: {c}", listener.name)).collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of).collect()
     }
 
     /// Says which data path serves the listeners that take either, once it is known whether XDP runs.
@@ -102,6 +114,8 @@ pub struct Bindings {
 pub struct Timeouts {
     /// From the client's first data to a whole client identifier.
     pub sniff: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
     /// For one attempt to connect to one backend, retransmitted SYNs included.
     pub connect: Duration,
     /// Added to 1.5 × the keep-alive of a CONNECT before an idle flow is ended.
@@ -209,8 +223,10 @@ pub struct Listener {
     pub pool: PoolId,
     pub datapath: Datapath,
     pub source: Source,
-    /// Send a PROXY protocol v2 header in front of the client's CONNECT.
-    pub proxy_protocol: bool,
+    pub proxy_protocol: ProxyProtocol,
+    /// `None`: what clients send is not encrypted, or not to us. Not with [`Datapath::Xdp`].
+    pub tls: Option<Tls>,
+    pub sticky: Sticky,
     /// Balancers in front of this one, which must send a PROXY protocol header first. Not with
     /// [`Datapath::Xdp`].
     pub trusted_proxies: Vec<Prefix>,
@@ -226,6 +242,7 @@ impl Listener {
                 datapath: given @ (Datapath::Xdp | Datapath::Proxy),
                 ..
             } => Some(*given),
+            Self { tls: Some(_), .. } => Some(Datapath::Proxy),
             Self {
                 trusted_proxies, ..
             } if !trusted_proxies.is_empty() => Some(Datapath::Proxy),
@@ -242,6 +259,26 @@ pub enum Datapath {
     Auto,
     Xdp,
     Proxy,
+}
+
+/// The PROXY protocol header in front of the client's CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    Off,
+    V2,
+    /// With what the handshake told, the common name of the client's certificate excepted. Only with [`Tls`].
+    V2Ssl,
+    /// With the common name, too.
+    V2SslCn,
+}
+
+/// What a client is known by when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sticky {
+    /// The identifier in its CONNECT.
+    ClientId,
+    /// The common name of its certificate, if it has one. Only with [`Tls`].
+    Cn,
 }
 
 /// The source address that backends see.
@@ -377,6 +414,33 @@ impl Datapath {
             Datapath::Auto => "auto",
             Datapath::Xdp => "xdp",
             Datapath::Proxy => "proxy",
+        }
+    }
+}
+
+impl ProxyProtocol {
+    /// Whether there is a header at all.
+    pub fn is_sent(self) -> bool {
+        self != Self::Off
+    }
+
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::V2 => "v2",
+            Self::V2Ssl => "v2-ssl",
+            Self::V2SslCn => "v2-ssl-cn",
+        }
+    }
+}
+
+impl Sticky {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientId => "client-id",
+            Self::Cn => "cn",
         }
     }
 }

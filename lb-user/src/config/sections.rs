@@ -187,6 +187,7 @@ pub(super) fn bindings(problems: &Problems, root: &Section) -> Bindings {
 pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
     let keys = [
         "sniff",
+        "handshake",
         "connect",
         "grace",
         "keepalive_least",
@@ -201,6 +202,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
     };
     Timeouts {
         sniff: read("sniff", SECOND, 600 * SECOND, 10 * SECOND),
+        handshake: read("handshake", SECOND, 600 * SECOND, 10 * SECOND),
         connect: read("connect", SECOND / 10, 120 * SECOND, 3 * SECOND),
         grace: read("grace", Duration::ZERO, 3600 * SECOND, 30 * SECOND),
         keepalive_least: read("keepalive_least", Duration::ZERO, DAY, Duration::ZERO),

@@ -1,10 +1,14 @@
-//! PROXY protocol headers, versions 1 and 2, that come from balancers in front of this one (HAProxy's
-//! `proxy-protocol.txt`, sections 2.1 and 2.2).
+//! PROXY protocol headers (HAProxy's `proxy-protocol.txt`): versions 1 and 2 that come from balancers in front of
+//! this one (sections 2.1 and 2.2), and version 2 for backends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::layout::Verdict;
+use lb_common::proxy_v2;
 use tokio::net::TcpStream;
+
+use super::tls::Session;
+use crate::config::ProxyProtocol;
 
 /// The longest header of version 1, its end included (section 2.1).
 const V1_MOST: usize = 107;
@@ -144,10 +148,31 @@ fn v2(bytes: &[u8]) -> Header {
     }
 }
 
+/// The header for a backend: of what client at what VIP, and what its TLS handshake told.
+pub(super) fn write(
+    wanted: ProxyProtocol,
+    (from, to): (SocketAddr, SocketAddr),
+    session: Option<&Session>,
+) -> Vec<u8> {
+    match (wanted, session) {
+        (ProxyProtocol::Off, _) => Vec::new(),
+        (ProxyProtocol::V2Ssl | ProxyProtocol::V2SslCn, Some(session)) => {
+            let tls = session.told(wanted == ProxyProtocol::V2SslCn);
+            let mut header = [0; proxy_v2::MAX_TLS_LEN];
+            let len = proxy_v2::encode_tls(from, to, &tls, &mut header);
+            header[..len].to_vec()
+        }
+        _ => {
+            let mut header = [0; proxy_v2::MAX_LEN];
+            let len = proxy_v2::encode(from, to, &mut header);
+            header[..len].to_vec()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::proxy_v2;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

@@ -16,7 +16,8 @@ use tokio::task::AbortHandle;
 
 use super::desk::{Ask, Desk};
 use super::silent::Silent;
-use super::{Common, Options, relay, set_up, stream};
+use super::tls::Server;
+use super::{Common, Options, Served, relay, set_up, stream};
 use crate::agent::limits::Shared as Rules;
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
@@ -35,7 +36,11 @@ pub struct Vip {
 }
 
 /// Sockets that are bound and wait for [`Front::serve`].
-pub struct Bound(Vec<(SocketAddr, std::net::TcpListener)>);
+pub struct Bound {
+    sockets: Vec<(SocketAddr, std::net::TcpListener)>,
+    /// By the VIP's number.
+    served: HashMap<u8, Arc<Served>>,
+}
 
 /// All sockets. When it is dropped they close; connections go on as long as the process does.
 pub struct Front {
@@ -56,7 +61,7 @@ impl Front {
         Self {
             common: Arc::new(Common {
                 settings: settings.into(),
-                options: std::sync::RwLock::default(),
+                served: std::sync::RwLock::default(),
                 rules,
                 proxied,
                 silent: Silent::new(most),
@@ -71,7 +76,7 @@ impl Front {
     /// Binds those that are new. Nothing is accepted before [`Self::serve`].
     ///
     /// # Errors
-    /// An address can't be listened on.
+    /// An address can't be listened on, or TLS can't be had as configured.
     pub fn bind(&self, vips: &[Vip]) -> anyhow::Result<Bound> {
         let new = vips
             .iter()
@@ -82,20 +87,45 @@ impl Front {
             })?;
             Ok((vip.address, socket))
         };
-        Ok(Bound(new.map(bind).collect::<anyhow::Result<_>>()?))
+        Ok(Bound {
+            sockets: new.map(bind).collect::<anyhow::Result<_>>()?,
+            served: self.prepare(vips)?,
+        })
+    }
+
+    /// What will serve each VIP. Where nothing about TLS has changed it stays as it is, so that clients can
+    /// resume their sessions.
+    fn prepare(&self, vips: &[Vip]) -> anyhow::Result<HashMap<u8, Arc<Served>>> {
+        let served = self.common.served.read();
+        let served = served.unwrap_or_else(PoisonError::into_inner);
+        let mut servers: Vec<_> = served.values().filter_map(|s| s.tls.clone()).collect();
+        let mut prepared = HashMap::new();
+        for vip in vips {
+            let tls = match &vip.options.tls {
+                None => None,
+                Some(tls) => match servers.iter().find(|s| s.is_of(tls)) {
+                    Some(server) => Some(server.clone()),
+                    None => {
+                        let server = Server::new(tls);
+                        let server = server.with_context(|| format!("TLS at {}", vip.address))?;
+                        servers.push(Arc::new(server));
+                        servers.last().cloned()
+                    }
+                },
+            };
+            let options = vip.options.clone();
+            prepared.insert(vip.index, Arc::new(Served { options, tls }));
+        }
+        Ok(prepared)
     }
 
     /// Accepts on these addresses and no others from now on.
     pub fn serve(&mut self, vips: &[Vip], bound: Bound) {
-        let options = vips
-            .iter()
-            .map(|v| (v.index, Arc::new(v.options.clone())))
-            .collect();
         *self
             .common
-            .options
+            .served
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = options;
+            .unwrap_or_else(PoisonError::into_inner) = bound.served;
         self.serving.retain(|address, (index, task)| {
             let stays = vips
                 .iter()
@@ -105,7 +135,7 @@ impl Front {
             }
             stays
         });
-        for (address, socket) in bound.0 {
+        for (address, socket) in bound.sockets {
             let Some(vip) = vips.iter().find(|v| v.address == address) else {
                 continue;
             };

@@ -10,6 +10,7 @@
 //! - [`listening`]: the sockets that accept; [`silent`]: who hasn't said who it is, oldest first
 //! - [`set_up`]: from the first byte to a backend; [`header`]: PROXY headers that trusted balancers send
 //! - [`refuse`]: CONNACKs that refuse
+//! - [`tls`]: the handshake, and what it tells
 //! - [`stream`]: a client's connection, TCP or TLS; [`relay`]: bytes both ways
 //! - [`desk`]: what connections ask the loop
 
@@ -21,27 +22,30 @@ mod relay;
 mod set_up;
 mod silent;
 mod stream;
+mod tls;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::agent::limits::Shared as Rules;
-use crate::config::Prefix;
+use crate::config::{Prefix, ProxyProtocol, Sticky, Tls};
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
 use desk::{Ask, Desk};
 pub use listening::{Bound, Front, Vip};
 use silent::Silent;
+use tls::Server;
 
 /// What connections have in common.
 struct Common {
     settings: RwLock<Settings>,
     /// By the VIP's number.
-    options: RwLock<HashMap<u8, Arc<Options>>>,
+    served: RwLock<HashMap<u8, Arc<Served>>>,
     rules: Rules,
     proxied: Arc<Proxied>,
     silent: Silent,
@@ -52,14 +56,27 @@ struct Common {
 }
 
 /// What is configured of a VIP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Send a PROXY header.
-    pub proxy_protocol: bool,
+    /// The PROXY header that backends get.
+    pub proxy_protocol: ProxyProtocol,
+    /// `None`: clients don't encrypt.
+    pub tls: Option<Tls>,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// What clients are known by.
+    pub sticky: Sticky,
     /// Who must send one.
     pub trusted: Vec<Prefix>,
     /// Source addresses towards backends; empty: the kernel's choice.
     pub sources: Vec<IpAddr>,
+}
+
+/// What is configured of a VIP, and made of it.
+#[derive(Debug)]
+struct Served {
+    options: Options,
+    tls: Option<Arc<Server>>,
 }
 
 impl Common {
@@ -67,9 +84,9 @@ impl Common {
         *self.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn options(&self, vip: u8) -> Option<Arc<Options>> {
-        let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
-        options.get(&vip).cloned()
+    fn served(&self, vip: u8) -> Option<Arc<Served>> {
+        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
+        served.get(&vip).cloned()
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use lb_common::layout::Verdict;
 use lb_common::mqtt::{self, Protocol, Refused, Sniff};
-use lb_common::proxy_v2;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::desk::{Ask, Client, Excess};
@@ -18,7 +17,9 @@ use super::listening::mapped;
 use super::refuse::refuse;
 use super::silent::Place;
 use super::stream::{Stream, read_more, reset};
+use super::tls::Session;
 use super::{Common, Options, header};
+use crate::config::Sticky;
 use crate::dataplane::{From, Opened, Registered};
 use crate::select::shared_hash;
 use crate::setup::{Failure, NoChoice, Settings, verdict};
@@ -67,11 +68,12 @@ pub(super) async fn set_up(
     vip: u8,
     place: Place,
 ) -> Option<Open> {
-    let (settings, options) = (common.settings(), common.options(vip)?);
+    let (settings, served) = (common.settings(), common.served(vip)?);
+    let options = &served.options;
     // Small packets, and each of them matters.
     let _ = tcp.set_nodelay(true);
     let limit = Duration::from_nanos(settings.sniff_timeout);
-    let arrival = arrival(&common, &options, &tcp, peer, vip);
+    let arrival = arrival(&common, options, &tcp, peer, vip);
     let arrival = tokio::time::timeout(limit, arrival).await;
     let addresses = match arrival.unwrap_or(Err(Verdict::SniffTimeout)) {
         Ok(addresses) => addresses,
@@ -81,8 +83,23 @@ pub(super) async fn set_up(
             return None;
         }
     };
-    let mut stream = Stream::Plain(tcp);
-    let read = read(&settings, &mut stream, addresses, vip);
+    let mut stream = match &served.tls {
+        None => Stream::Plain(tcp),
+        Some(server) => match server.handshake(tcp, options.handshake).await {
+            Ok(stream) => stream,
+            Err(verdict) => {
+                common.desk.count(verdict, 0).await;
+                return None;
+            }
+        },
+    };
+    let session = match &stream {
+        Stream::Plain(_) => None,
+        Stream::Tls(tls) => Some(Session::of(tls)),
+    };
+    let known_by = session.as_ref().filter(|_| options.sticky == Sticky::Cn);
+    let known_by = known_by.and_then(|s| s.common_name.as_deref());
+    let read = read(&settings, &mut stream, known_by, addresses, vip);
     let read = tokio::time::timeout(limit, read).await;
     drop(place);
     let read = match read.unwrap_or(Err(Verdict::SniffTimeout)) {
@@ -101,7 +118,7 @@ pub(super) async fn set_up(
         }
     }
     let _connecting = Counted::new(&common.connecting);
-    let (backend, slot) = match connect(&common, &settings, &options, &read).await? {
+    let (backend, slot) = match connect(&common, &settings, options, &read).await? {
         Ok(found) => found,
         Err(why) => {
             refuse(&common, stream, read.protocol, why).await;
@@ -133,12 +150,7 @@ pub(super) async fn set_up(
         idle_limit: settings.idle.limit(read.keep_alive),
     });
     registered.live().read(From::Client, read.bytes.len());
-    let mut first = Vec::new();
-    if options.proxy_protocol {
-        let mut header = [0; proxy_v2::MAX_LEN];
-        let len = proxy_v2::encode(read.addresses.0, read.addresses.1, &mut header);
-        first.extend_from_slice(&header[..len]);
-    }
+    let mut first = header::write(options.proxy_protocol, read.addresses, session.as_ref());
     first.extend_from_slice(&read.bytes);
     Some(Open {
         client: stream,
@@ -169,10 +181,11 @@ async fn arrival(
     Ok(addresses)
 }
 
-/// Reads as far as the client identifier.
+/// Reads as far as the client identifier. The client may be `known_by` something else.
 async fn read(
     settings: &Settings,
     stream: &mut Stream,
+    known_by: Option<&str>,
     addresses: (SocketAddr, SocketAddr),
     vip: u8,
 ) -> Result<Read, Verdict> {
@@ -189,11 +202,12 @@ async fn read(
             }
             Ok(Sniff::Incomplete) => {}
             Ok(Sniff::Connect(connect)) => {
+                let name = known_by.map_or(connect.client_id, str::as_bytes);
                 let client = Client {
                     listener: vip,
                     v4: addresses.1.is_ipv4(),
-                    id: settings.client_hash(connect.client_id),
-                    shared: shared_hash(connect.client_id),
+                    id: settings.client_hash(name),
+                    shared: shared_hash(name),
                 };
                 return Ok(Read {
                     client,
