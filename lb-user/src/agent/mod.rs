@@ -63,6 +63,9 @@ use view::View;
 /// found before the attachment (the configuration is valid when it comes here).
 pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<()> {
     let mut config = file.config.clone();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let _lock = Lock::take(&config.agent.state_dir)?;
     // Before anything takes time: unhandled, the signal would end the process.
     let hangup = signal(SignalKind::hangup())?;

@@ -74,7 +74,10 @@ impl Certificate {
         let parsed = X509Certificate::from_der(&chain[0]);
         let (_, parsed) = parsed.map_err(|error| {
             (
-                format!("the first certificate in {} is damaged: {error}", file.display()),
+                format!(
+                    "the first certificate in {} is damaged: {error}",
+                    file.display()
+                ),
                 "write the path of an X.509 certificate in PEM".to_owned(),
             )
         })?;
@@ -199,13 +202,19 @@ fn certificates(files: Files, file: &Path) -> Result<Vec<CertificateDer<'static>
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let names = alternative.map(|names| &names.value.general_names[..]);
-    let dns = names.unwrap_or_default().iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    });
+    let dns = names
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        });
     let names: Vec<_> = dns.collect();
     if names.is_empty() {
-        common_name(certificate).into_iter().map(|cn| cn.to_ascii_lowercase()).collect()
+        common_name(certificate)
+            .into_iter()
+            .map(|cn| cn.to_ascii_lowercase())
+            .collect()
     } else {
         names
     }
@@ -214,6 +223,11 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 /// The common name of a certificate's subject.
 pub fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
     // HAProxy takes the first, too.
-    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    let name = certificate
+        .subject()
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()?;
     Some(name.to_owned())
 }

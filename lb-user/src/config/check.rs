@@ -142,7 +142,7 @@ fn families(problems: &Problems, listener: &ListenerDraft, pool: &PoolDraft, sna
         };
         let mut backends = pool.pool.backends.iter();
         // The proxy can lead from one family to the other.
-        let forwarded = listener.datapath != Datapath::Proxy;
+        let forwarded = listener.datapath != Datapath::Proxy && listener.tls.is_none();
         if forwarded
             && pool.complete
             && !backends.any(|b| b.addresses.iter().any(|a| same(a.socket.is_ipv4())))

@@ -52,7 +52,10 @@ pub(super) fn read_all(problems: &Problems, files: Files, root: &Section) -> Vec
         return Vec::new();
     };
     match &node.value {
-        Value::Array(items) => items.iter().map(|item| read(problems, files, item)).collect(),
+        Value::Array(items) => items
+            .iter()
+            .map(|item| read(problems, files, item))
+            .collect(),
         _ => {
             problems.report(
                 &node.span,
@@ -149,7 +152,10 @@ fn proxy_protocol(problems: &Problems, section: &Section) -> ProxyProtocol {
     if of_tls && section.get("tls").is_none() {
         problems.report(
             &span,
-            format!("proxy_protocol = {:?} tells of a TLS handshake, and this listener has none", value.as_str()),
+            format!(
+                "proxy_protocol = {:?} tells of a TLS handshake, and this listener has none",
+                value.as_str()
+            ),
             "write proxy_protocol = \"v2\", or give the listener tls = { cert = …, key = … }",
         );
     }

@@ -37,7 +37,9 @@ impl Config {
         let now = std::time::SystemTime::now();
         let of = |listener: &Listener| {
             let complaints = listener.tls.iter().flat_map(|tls| tls.complaints(now));
-            complaints.map(|c| format!("listener {}: {c}", listener.name)).collect::<Vec<_>>()
+            complaints
+                .map(|c| format!("listener {}: {c}", listener.name))
+                .collect::<Vec<_>>()
         };
         self.listeners.iter().flat_map(of).collect()
     }

@@ -31,7 +31,9 @@ impl Tls {
     pub fn complaints(&self, now: std::time::SystemTime) -> impl Iterator<Item = String> {
         self.certificates.iter().filter_map(move |certificate| {
             let complaint = certificate.validity.complaint(now)?;
-            Some(format!("the certificate {certificate} {complaint}: renew it, then `mqlb reload`"))
+            Some(format!(
+                "the certificate {certificate} {complaint}: renew it, then `mqlb reload`"
+            ))
         })
     }
 }
@@ -41,8 +43,16 @@ impl std::fmt::Display for Tls {
         let certificates: Vec<_> = self.certificates.iter().map(ToString::to_string).collect();
         f.write_str(&certificates.join(", "))?;
         if let Some(clients) = &self.clients {
-            let how = if clients.required { "required of" } else { "asked of" };
-            write!(f, "; certificates {how} clients, signed by {}", clients.authorities.file.display())?;
+            let how = if clients.required {
+                "required of"
+            } else {
+                "asked of"
+            };
+            write!(
+                f,
+                "; certificates {how} clients, signed by {}",
+                clients.authorities.file.display()
+            )?;
         }
         if !self.alpn.is_empty() {
             write!(f, "; ALPN {}", self.alpn.join(", "))?;
@@ -64,7 +74,11 @@ pub(super) fn read(problems: &Problems, files: Files, node: &Node) -> Option<Tls
         if (1..=255).contains(&value.len()) {
             return Some(value.to_owned());
         }
-        problems.report(&span, "a protocol of ALPN has 1 to 255 bytes", "write alpn = [\"mqtt\"], or leave it out");
+        problems.report(
+            &span,
+            "a protocol of ALPN has 1 to 255 bytes",
+            "write alpn = [\"mqtt\"], or leave it out",
+        );
         None
     });
     Some(Tls {
@@ -89,18 +103,23 @@ fn certificates(problems: &Problems, files: Files, section: &Section) -> Option<
     }
     let pairs = certs.into_iter().zip(keys);
     pairs
-        .map(|(cert, key)| match Certificate::read(files, &cert.value, &key.value) {
-            Ok(certificate) => Some(certificate),
-            Err((message, help)) => {
-                problems.report(&cert.span, message, help);
-                None
-            }
-        })
+        .map(
+            |(cert, key)| match Certificate::read(files, &cert.value, &key.value) {
+                Ok(certificate) => Some(certificate),
+                Err((message, help)) => {
+                    problems.report(&cert.span, message, help);
+                    None
+                }
+            },
+        )
         .collect()
 }
 
 fn clients(problems: &Problems, files: Files, section: &Section) -> Option<Clients> {
-    let required = section.choice("client_auth", &[("required", Some(true)), ("optional", Some(false))]);
+    let required = section.choice(
+        "client_auth",
+        &[("required", Some(true)), ("optional", Some(false))],
+    );
     let Some(At { span, value }) = paths(problems, section, "client_ca").into_iter().next() else {
         if let Some(at) = required
             && section.get("client_ca").is_none()

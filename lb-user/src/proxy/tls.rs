@@ -93,9 +93,7 @@ fn verdict(error: &io::Error) -> Verdict {
         Some(Error::InvalidMessage(_) | Error::InappropriateMessage { .. }) => {
             Verdict::TlsMalformed
         }
-        Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => {
-            Verdict::TlsIncompatible
-        }
+        Some(Error::PeerIncompatible(_) | Error::NoApplicationProtocol) => Verdict::TlsIncompatible,
         Some(Error::NoCertificatesPresented | Error::InvalidCertificate(_)) => {
             Verdict::TlsClientCertificate
         }
@@ -116,7 +114,10 @@ impl Certificates {
     }
 
     /// Those for a name: exactly, else by a `*` in place of its first label, else the first of all.
-    fn of<'a>(&'a self, name: Option<&str>) -> impl Iterator<Item = &'a Arc<CertifiedKey>> + use<'a> {
+    fn of<'a>(
+        &'a self,
+        name: Option<&str>,
+    ) -> impl Iterator<Item = &'a Arc<CertifiedKey>> + use<'a> {
         let name = name.map(str::to_ascii_lowercase);
         let wild = name.as_deref().and_then(|name| name.split_once('.'));
         let wild = wild.map(|(_, rest)| format!("*.{rest}"));
@@ -132,9 +133,8 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let usable = |key: &&Arc<CertifiedKey>| {
-            key.key.choose_scheme(hello.signature_schemes()).is_some()
-        };
+        let usable =
+            |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         // A name may have an RSA certificate beside one that old clients don't understand.
         self.of(hello.server_name()).find(usable).cloned()
     }
@@ -154,7 +154,9 @@ pub(super) struct Session {
 impl Session {
     pub fn of(stream: &TlsStream<TcpStream>) -> Self {
         let (_, connection) = stream.get_ref();
-        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+        let certificate = connection
+            .peer_certificates()
+            .and_then(|chain| chain.first());
         let parsed = certificate.and_then(|c| X509Certificate::from_der(c).ok());
         let shown = match connection.handshake_kind() {
             Some(HandshakeKind::Resumed) => proxy_v2::Shown::Before,
