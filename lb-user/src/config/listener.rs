@@ -3,15 +3,20 @@
 
 use std::net::SocketAddr;
 
-use super::model::{Datapath, Prefix, Source};
+use super::model::{Datapath, Kind, Prefix, Source, WebSocket};
 use super::problem::{At, Problems};
 use super::section::{Section, text};
 use super::sections::prefixes;
+use super::suggest::alternatives;
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 12] = [
     "name",
+    "kind",
+    "path",
+    "ws_port",
+    "http_port",
     "bind",
     "pool",
     "datapath",
@@ -24,9 +29,12 @@ const KEYS: [&str; 8] = [
 /// A listener as the file has it; `None` where a problem was reported.
 pub(super) struct Draft {
     pub name: Option<At<String>>,
+    pub kind: Kind,
     pub bind: Vec<At<SocketAddr>>,
     pub pool: Option<At<String>>,
     pub datapath: Datapath,
+    /// XDP can't do what it wants.
+    pub proxied: bool,
     pub source: Source,
     pub proxy_protocol: bool,
     pub trusted_proxies: Vec<Prefix>,
@@ -74,12 +82,13 @@ fn read(problems: &Problems, node: &Node) -> Draft {
     ];
     let protocols = [("off", Some(false)), ("v2", Some(true))];
     let written = section.choice("datapath", &datapaths);
-    let datapath = written.map_or(Datapath::Auto, |at| at.value);
+    let datapath = written.as_ref().map_or(Datapath::Auto, |at| at.value);
     let trusted_proxies = prefixes(problems, &section, "trusted_proxies", "[\"10.0.0.0/24\"]");
+    let kind = kind(problems, &section);
     let source = section.choice("source", &sources);
     if let Some(at) = &source
         && at.value == Source::Client
-        && (datapath == Datapath::Proxy || !trusted_proxies.is_empty())
+        && (datapath == Datapath::Proxy || !trusted_proxies.is_empty() || kind != Kind::Mqtt)
     {
         problems.report(
             &at.span,
@@ -88,6 +97,15 @@ fn read(problems: &Problems, node: &Node) -> Draft {
         );
     }
     let source = source.map_or(Source::Snat, |at| at.value);
+    if kind != Kind::Mqtt
+        && let Some(at) = written.filter(|at| at.value == Datapath::Xdp)
+    {
+        problems.report(
+            &at.span,
+            format!("XDP can't look into kind = {:?}", kind.as_str()),
+            "write datapath = \"proxy\", or leave it out",
+        );
+    }
     if datapath == Datapath::Xdp
         && !trusted_proxies.is_empty()
         && let Some(node) = section.get("trusted_proxies")
@@ -98,14 +116,17 @@ fn read(problems: &Problems, node: &Node) -> Draft {
             "write datapath = \"proxy\", or remove trusted_proxies",
         );
     }
+    let proxied = datapath == Datapath::Proxy || kind != Kind::Mqtt || !trusted_proxies.is_empty();
     Draft {
         name: section.name("\"mqtt\""),
-        bind: bind(problems, &section),
+        bind: bind(problems, &section, proxied),
+        kind,
         pool: pool.map(|pool| At {
             span: pool.span,
             value: pool.value.to_owned(),
         }),
         datapath,
+        proxied,
         source,
         trusted_proxies,
         proxy_protocol: section
@@ -115,7 +136,68 @@ fn read(problems: &Problems, node: &Node) -> Draft {
     }
 }
 
-fn bind(problems: &Problems, section: &Section) -> Vec<At<SocketAddr>> {
+/// What clients speak, with the keys that only go with it.
+fn kind(problems: &Problems, section: &Section) -> Kind {
+    let kinds = [
+        ("mqtt", Some("mqtt")),
+        ("ws", Some("ws")),
+        ("http", Some("http")),
+    ];
+    let kind = section.choice("kind", &kinds).map_or("mqtt", |at| at.value);
+    let only = |key: &str, with: &[&str]| {
+        if let Some(node) = section.get(key).filter(|_| !with.contains(&kind)) {
+            problems.report(
+                &node.span,
+                format!("{key} means nothing with kind = {kind:?}"),
+                format!(
+                    "remove it, or write kind = {}",
+                    alternatives(with.iter().copied())
+                ),
+            );
+        }
+    };
+    only("path", &["ws", "http"]);
+    only("ws_port", &["ws", "http"]);
+    only("http_port", &["http"]);
+    let port = |key, default| {
+        let port = section.integer(key, 1..=65_535).map(|at| at.value);
+        port.and_then(|port| u16::try_from(port).ok())
+            .unwrap_or(default)
+    };
+    let websocket = || WebSocket {
+        path: path(problems, section),
+        port: port("ws_port", 8083),
+    };
+    match kind {
+        "ws" => Kind::Ws(websocket()),
+        "http" => Kind::Http {
+            websocket: websocket(),
+            dashboard: port("http_port", 18083),
+        },
+        _ => Kind::Mqtt,
+    }
+}
+
+/// The path of MQTT's WebSockets.
+fn path(problems: &Problems, section: &Section) -> String {
+    let default = "/mqtt";
+    let Some(written) = section.text("path", "\"/mqtt\"") else {
+        return default.to_owned();
+    };
+    let path = written.value;
+    let plain = |c: char| c.is_ascii_graphic() && !"?#\"<>\\^`{|}".contains(c);
+    if path.starts_with('/') && path.chars().all(plain) {
+        return path.to_owned();
+    }
+    problems.report(
+        &written.span,
+        format!("path = {path:?} is no path of a URL"),
+        "write path = \"/mqtt\", without a query",
+    );
+    default.to_owned()
+}
+
+fn bind(problems: &Problems, section: &Section, proxied: bool) -> Vec<At<SocketAddr>> {
     let example = "[\"10.0.0.1:1883\"]";
     let Some(node) = section.required("bind", example) else {
         return Vec::new();
@@ -127,7 +209,7 @@ fn bind(problems: &Problems, section: &Section) -> Vec<At<SocketAddr>> {
             format!("write bind = {example}"),
         );
     }
-    let parse = |written: At<&str>| match value::vip(written.value) {
+    let parse = |written: At<&str>| match value::vip(written.value, proxied) {
         Ok(vip) => Some(At {
             span: written.span,
             value: vip,

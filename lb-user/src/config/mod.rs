@@ -29,8 +29,9 @@ mod variables;
 pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use file::File;
 pub use model::{
-    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
-    Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts, Xdp,
+    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Kind, Limits,
+    Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts,
+    WebSocket, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;
