@@ -3,6 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use lb_common::layout::Verdict;
+use tokio::net::TcpStream;
+
 /// The longest header of version 1, its end included (section 2.1).
 const V1_MOST: usize = 107;
 const V1_START: &[u8] = b"PROXY ";
@@ -12,7 +15,7 @@ const V2_FIXED: usize = 16;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Header {
+enum Header {
     /// The beginning of a header.
     Incomplete,
     /// No header.
@@ -24,8 +27,39 @@ pub(super) enum Header {
     Addresses(usize, Option<(SocketAddr, SocketAddr)>),
 }
 
+/// Takes the header off a connection, which must begin with one, and nothing behind it. What it says of the
+/// client's and the VIP's address.
+pub(super) async fn take(
+    tcp: &TcpStream,
+) -> Result<Option<(SocketAddr, SocketAddr)>, Verdict> {
+    let mut bytes = Vec::new();
+    loop {
+        let taken = bytes.len();
+        let mut chunk = [0; 512];
+        let n = match tcp.peek(&mut chunk).await {
+            Ok(0) | Err(_) => return Err(Verdict::ClosedEarly),
+            Ok(n) => n,
+        };
+        bytes.extend_from_slice(&chunk[..n]);
+        let header = read(&bytes);
+        let belongs = match header {
+            Header::Incomplete => n,
+            Header::None | Header::Wrong => return Err(Verdict::RejectNotConnect),
+            Header::Addresses(len, _) => len - taken,
+        };
+        // It is there, so all of it comes at once.
+        match tcp.try_read(&mut chunk[..belongs]) {
+            Ok(read) if read == belongs => {}
+            _ => return Err(Verdict::ClosedEarly),
+        }
+        if let Header::Addresses(_, said) = header {
+            return Ok(said);
+        }
+    }
+}
+
 /// Reads the header at the beginning of a connection.
-pub(super) fn read(bytes: &[u8]) -> Header {
+fn read(bytes: &[u8]) -> Header {
     let begins = |start: &[u8]| {
         let n = start.len().min(bytes.len());
         bytes[..n] == start[..n]

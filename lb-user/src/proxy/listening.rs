@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 
 use super::desk::{Ask, Desk};
 use super::silent::Silent;
-use super::{Common, Options, refuse, relay, set_up};
+use super::{Common, Options, relay, set_up, stream};
 use crate::agent::limits::Shared as Rules;
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
@@ -173,7 +173,7 @@ pub(super) fn mapped(address: IpAddr) -> [u8; 16] {
 async fn accept(common: Arc<Common>, listener: TcpListener, vip: u8) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => begin(&common, stream, peer, vip).await,
+            Ok((tcp, peer)) => begin(&common, tcp, peer, vip).await,
             Err(error) => {
                 let short = matches!(
                     error.raw_os_error(),
@@ -193,16 +193,16 @@ async fn accept(common: Arc<Common>, listener: TcpListener, vip: u8) {
     }
 }
 
-async fn begin(common: &Arc<Common>, stream: TcpStream, peer: SocketAddr, vip: u8) {
+async fn begin(common: &Arc<Common>, tcp: TcpStream, peer: SocketAddr, vip: u8) {
     if common.rules.get().sources.hold(&mapped(peer.ip())) {
         common.desk.count(Verdict::SourceBlocked, 0).await;
-        return refuse::reset(stream);
+        return stream::reset(&tcp);
     }
     let evicted = common.silent.begin(|place| {
         let common = common.clone();
         let task = tokio::spawn(async move {
             // Set-up needs much more room than what follows, so it has a box of its own.
-            let set_up = Box::pin(set_up::set_up(common, stream, peer, vip, place));
+            let set_up = Box::pin(set_up::set_up(common, tcp, peer, vip, place));
             if let Some(open) = set_up.await {
                 relay::relay(open).await;
             }

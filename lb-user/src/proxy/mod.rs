@@ -9,8 +9,8 @@
 //! ```
 //! - [`listening`]: the sockets that accept; [`silent`]: who hasn't said who it is, oldest first
 //! - [`set_up`]: from the first byte to a backend; [`header`]: PROXY headers that trusted balancers send
-//! - [`refuse`]: CONNACKs that refuse, and RSTs
-//! - [`relay`]: bytes both ways
+//! - [`refuse`]: CONNACKs that refuse
+//! - [`stream`]: a client's connection, TCP or TLS; [`relay`]: bytes both ways
 //! - [`desk`]: what connections ask the loop
 
 pub mod desk;
@@ -20,6 +20,7 @@ mod refuse;
 mod relay;
 mod set_up;
 mod silent;
+mod stream;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -15,8 +15,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::desk::{Ask, Client, Excess};
 use super::listening::mapped;
-use super::refuse::{refuse, reset};
+use super::refuse::refuse;
 use super::silent::Place;
+use super::stream::{Stream, read_more, reset};
 use super::{Common, Options, header};
 use crate::dataplane::{From, Opened, Registered};
 use crate::select::shared_hash;
@@ -24,7 +25,7 @@ use crate::setup::{Failure, NoChoice, Settings, verdict};
 
 /// A connection that is ready to be relayed.
 pub(super) struct Open {
-    pub client: TcpStream,
+    pub client: Stream,
     pub backend: TcpStream,
     /// What the backend has to get first.
     pub first: Vec<u8>,
@@ -61,28 +62,34 @@ impl Drop for Counted<'_> {
 /// `None`: the client was not served, and knows.
 pub(super) async fn set_up(
     common: Arc<Common>,
-    stream: TcpStream,
+    tcp: TcpStream,
     peer: SocketAddr,
     vip: u8,
     place: Place,
 ) -> Option<Open> {
     let (settings, options) = (common.settings(), common.options(vip)?);
     // Small packets, and each of them matters.
-    let _ = stream.set_nodelay(true);
+    let _ = tcp.set_nodelay(true);
     let limit = Duration::from_nanos(settings.sniff_timeout);
-    let read = read(&common, &settings, &options, &stream, peer, vip);
-    let read = tokio::time::timeout(limit, read).await;
-    drop(place);
-    let read = match read {
-        Ok(Ok(read)) => read,
-        Ok(Err(verdict)) => {
+    let arrival = arrival(&common, &options, &tcp, peer, vip);
+    let arrival = tokio::time::timeout(limit, arrival).await;
+    let addresses = match arrival.unwrap_or(Err(Verdict::SniffTimeout)) {
+        Ok(addresses) => addresses,
+        Err(verdict) => {
             common.desk.count(verdict, 0).await;
-            reset(stream);
+            reset(&tcp);
             return None;
         }
-        Err(_) => {
-            common.desk.count(Verdict::SniffTimeout, 0).await;
-            reset(stream);
+    };
+    let mut stream = Stream::Plain(tcp);
+    let read = read(&settings, &mut stream, addresses, vip);
+    let read = tokio::time::timeout(limit, read).await;
+    drop(place);
+    let read = match read.unwrap_or(Err(Verdict::SniffTimeout)) {
+        Ok(read) => read,
+        Err(verdict) => {
+            common.desk.count(verdict, 0).await;
+            stream.reset();
             return None;
         }
     };
@@ -105,7 +112,7 @@ pub(super) async fn set_up(
     let (Ok(local), Ok(remote), Ok(here)) = (
         backend.local_addr(),
         backend.peer_addr(),
-        stream.local_addr(),
+        stream.tcp().local_addr(),
     ) else {
         // Either has gone already.
         return None;
@@ -141,47 +148,39 @@ pub(super) async fn set_up(
     })
 }
 
-/// Reads as far as the client identifier.
-async fn read(
+/// The addresses of the client and of the VIP, perhaps as a trusted balancer says, of a client that may begin a
+/// connection.
+async fn arrival(
     common: &Common,
-    settings: &Settings,
     options: &Options,
-    stream: &TcpStream,
+    tcp: &TcpStream,
     peer: SocketAddr,
     vip: u8,
-) -> Result<Read, Verdict> {
+) -> Result<(SocketAddr, SocketAddr), Verdict> {
     let gone = |_: io::Error| Verdict::ClosedEarly;
-    let mut addresses = (peer, stream.local_addr().map_err(gone)?);
-    let mut wants_header = options.trusted.iter().any(|p| p.holds(peer.ip()));
-    let mut asked = false;
+    let mut addresses = (peer, tcp.local_addr().map_err(gone)?);
+    if options.trusted.iter().any(|p| p.holds(peer.ip())) {
+        addresses = header::take(tcp).await?.unwrap_or(addresses);
+        if common.rules.get().sources.hold(&mapped(addresses.0.ip())) {
+            return Err(Verdict::SourceBlocked);
+        }
+    }
+    source(common, tcp, vip, addresses.0).await?;
+    Ok(addresses)
+}
+
+/// Reads as far as the client identifier.
+async fn read(
+    settings: &Settings,
+    stream: &mut Stream,
+    addresses: (SocketAddr, SocketAddr),
+    vip: u8,
+) -> Result<Read, Verdict> {
     let mut bytes = Vec::new();
     loop {
-        stream.readable().await.map_err(gone)?;
-        match more(stream, &mut bytes, settings.sniff_bytes) {
-            Ok(0) => return Err(Verdict::ClosedEarly),
+        match read_more(stream, &mut bytes, settings.sniff_bytes).await {
+            Ok(0) | Err(_) => return Err(Verdict::ClosedEarly),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Err(Verdict::ClosedEarly),
-        }
-        if wants_header {
-            match header::read(&bytes) {
-                header::Header::Incomplete => continue,
-                header::Header::None | header::Header::Wrong => {
-                    return Err(Verdict::RejectNotConnect);
-                }
-                header::Header::Addresses(len, said) => {
-                    addresses = said.unwrap_or(addresses);
-                    bytes.drain(..len);
-                    wants_header = false;
-                    if common.rules.get().sources.hold(&mapped(addresses.0.ip())) {
-                        return Err(Verdict::SourceBlocked);
-                    }
-                }
-            }
-        }
-        if !asked {
-            asked = true;
-            source(common, vip, addresses.0).await?;
         }
         match mqtt::sniff_within(&bytes, &settings.mqtt) {
             Err(reject) => return Err(verdict(reject)),
@@ -208,8 +207,13 @@ async fn read(
     }
 }
 
-/// Whether the source may begin a connection, if anything is limited.
-async fn source(common: &Common, vip: u8, client: SocketAddr) -> Result<(), Verdict> {
+/// Whether the source may begin a connection, if anything is limited. Only one that sends something does.
+async fn source(
+    common: &Common,
+    tcp: &TcpStream,
+    vip: u8,
+    client: SocketAddr,
+) -> Result<(), Verdict> {
     let limited = common
         .rules
         .get()
@@ -219,21 +223,15 @@ async fn source(common: &Common, vip: u8, client: SocketAddr) -> Result<(), Verd
     if !limited {
         return Ok(());
     }
+    if !matches!(tcp.peek(&mut [0]).await, Ok(1)) {
+        return Err(Verdict::ClosedEarly);
+    }
     match common.desk.source(vip, client.ip()).await {
         Some(Ok(())) => Ok(()),
         Some(Err(Excess::TooOften)) => Err(Verdict::SourceRate),
         Some(Err(Excess::TooMany)) => Err(Verdict::SourceFull),
         None => Err(Verdict::ClosedEarly),
     }
-}
-
-/// Appends what has come, as far as there may be `most` bytes.
-fn more(stream: &TcpStream, bytes: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-    let mut chunk = [0; 4096];
-    let room = most.saturating_sub(bytes.len()).clamp(1, chunk.len());
-    let n = stream.try_read(&mut chunk[..room])?;
-    bytes.extend_from_slice(&chunk[..n]);
-    Ok(n)
 }
 
 /// A refusal: how it is counted, and what the client hears.
