@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::listener::Draft as ListenerDraft;
-use super::model::{Datapath, Listener, Pool, PoolId, Snat, Source};
+use super::model::{Listener, Pool, PoolId, Snat, Source};
 use super::pool::Draft as PoolDraft;
 use super::problem::{At, Problems};
 use super::suggest::{alternatives, nearest};
@@ -25,6 +25,7 @@ pub(super) fn assemble(
             families(problems, &draft, &pools[pool.0], snat);
             Some(Listener {
                 name: draft.name?.value,
+                kind: draft.kind,
                 bind: draft.bind.into_iter().map(|vip| vip.value).collect(),
                 pool,
                 datapath: draft.datapath,
@@ -67,11 +68,20 @@ fn duplicate_names(problems: &Problems, listeners: &[ListenerDraft]) {
 fn duplicate_vips(problems: &Problems, listeners: &[ListenerDraft]) {
     let mut seen: Vec<&At<SocketAddr>> = Vec::new();
     for vip in listeners.iter().flat_map(|listener| &listener.bind) {
-        if let Some(first) = seen.iter().find(|first| first.value == vip.value) {
+        let same = |one: SocketAddr, other: SocketAddr| {
+            let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+            one == other || (all && one.is_ipv4() == other.is_ipv4() && one.port() == other.port())
+        };
+        if let Some(first) = seen.iter().find(|first| same(first.value, vip.value)) {
             let line = problems.line(first.span.start);
+            let what = if first.value == vip.value {
+                format!("{} is already bound in line {line}", vip.value)
+            } else {
+                format!("{} and {} of line {line} overlap", vip.value, first.value)
+            };
             problems.report(
                 &vip.span,
-                format!("{} is already bound in line {line}", vip.value),
+                what,
                 "write another address or port, or remove one of the two",
             );
         }
@@ -81,13 +91,26 @@ fn duplicate_vips(problems: &Problems, listeners: &[ListenerDraft]) {
 
 /// A backend that is a VIP would send clients round and round.
 fn backends_that_are_vips(problems: &Problems, listeners: &[ListenerDraft], pools: &[PoolDraft]) {
+    let ports: Vec<u16> = listeners
+        .iter()
+        .flat_map(|l| {
+            let websocket = l.kind.websocket().map(|websocket| websocket.port);
+            [websocket, l.kind.dashboard()]
+        })
+        .flatten()
+        .collect();
     for vip in listeners.iter().flat_map(|listener| &listener.bind) {
         let backends = pools.iter().flat_map(|draft| &draft.pool.backends);
         for backend in backends {
+            let is_vip = |socket: SocketAddr| {
+                let ip = socket.ip();
+                let mut all = ports.iter().map(|port| SocketAddr::new(ip, *port));
+                socket == vip.value || all.any(|other| other == vip.value)
+            };
             if backend
                 .addresses
                 .iter()
-                .any(|address| address.socket == vip.value)
+                .any(|address| is_vip(address.socket))
             {
                 problems.report(
                     &vip.span,
@@ -142,7 +165,7 @@ fn families(problems: &Problems, listener: &ListenerDraft, pool: &PoolDraft, sna
         };
         let mut backends = pool.pool.backends.iter();
         // The proxy can lead from one family to the other.
-        let forwarded = listener.datapath != Datapath::Proxy && listener.tls.is_none();
+        let forwarded = !listener.proxied;
         if forwarded
             && pool.complete
             && !backends.any(|b| b.addresses.iter().any(|a| same(a.socket.is_ipv4())))

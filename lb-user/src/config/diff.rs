@@ -69,8 +69,9 @@ pub enum Remedy {
 }
 
 /// The keys that are read when the agent starts, or when the data path is made.
-const FIXED: [(&str, &str, Remedy); 9] = [
+const FIXED: [(&str, &str, Remedy); 10] = [
     ("admin", "http", Remedy::Restart),
+    ("admin", "stats_password", Remedy::Restart),
     ("agent", "name", Remedy::Restart),
     ("agent", "pin_dir", Remedy::Unload),
     ("agent", "state_dir", Remedy::Restart),
@@ -354,8 +355,16 @@ fn join<T: ToString>(items: &[T]) -> String {
 }
 
 fn compare_admin(c: &mut Comparison, old: &Admin, new: &Admin) {
-    let Admin { http } = old;
+    let Admin {
+        http,
+        stats_password,
+    } = old;
     c.key("http", (http, &new.http), shown);
+    let (from, to) = (stats_password, &new.stats_password);
+    // Not for the log.
+    c.key("stats_password", (from, to), |password| {
+        if password.is_some() { "set" } else { "none" }.to_owned()
+    });
 }
 
 fn compare_agent(c: &mut Comparison, old: &Agent, new: &Agent) {
@@ -444,6 +453,7 @@ fn compare_listener(
 ) {
     let Listener {
         name: _,
+        kind,
         bind,
         pool,
         datapath,
@@ -454,6 +464,7 @@ fn compare_listener(
         trusted_proxies,
         max_flows,
     } = old;
+    c.key("kind", (kind, &new.kind), shown);
     c.entries("bind", (bind, &new.bind), shown);
     // Pools are told apart by name; their places in two files are not comparable.
     let (from, to) = (old_config.pool(*pool), new_config.pool(new.pool));

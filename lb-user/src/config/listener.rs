@@ -4,16 +4,21 @@
 use std::net::SocketAddr;
 
 use super::certificate::Files;
-use super::model::{Datapath, Prefix, ProxyProtocol, Source, Sticky};
+use super::model::{Datapath, Kind, Prefix, ProxyProtocol, Source, Sticky, WebSocket};
 use super::problem::{At, Problems};
 use super::section::{Section, text};
 use super::sections::prefixes;
+use super::suggest::alternatives;
 use super::tls::{self, Tls};
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 14] = [
     "name",
+    "kind",
+    "path",
+    "ws_port",
+    "http_port",
     "bind",
     "pool",
     "datapath",
@@ -28,9 +33,12 @@ const KEYS: [&str; 10] = [
 /// A listener as the file has it; `None` where a problem was reported.
 pub(super) struct Draft {
     pub name: Option<At<String>>,
+    pub kind: Kind,
     pub bind: Vec<At<SocketAddr>>,
     pub pool: Option<At<String>>,
     pub datapath: Datapath,
+    /// XDP can't do what it wants.
+    pub proxied: bool,
     pub source: Source,
     pub proxy_protocol: ProxyProtocol,
     pub tls: Option<Tls>,
@@ -84,11 +92,13 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
     let written = section.choice("datapath", &datapaths);
     let datapath = written.as_ref().map_or(Datapath::Auto, |at| at.value);
     let trusted_proxies = prefixes(problems, &section, "trusted_proxies", "[\"10.0.0.0/24\"]");
+    let kind = kind(problems, &section);
     let source = section.choice("source", &sources);
     if let Some(at) = &source
         && at.value == Source::Client
         && (datapath == Datapath::Proxy
             || !trusted_proxies.is_empty()
+            || kind != Kind::Mqtt
             || section.get("tls").is_some())
     {
         problems.report(
@@ -98,6 +108,15 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
         );
     }
     let source = source.map_or(Source::Snat, |at| at.value);
+    if kind != Kind::Mqtt
+        && let Some(at) = written.as_ref().filter(|at| at.value == Datapath::Xdp)
+    {
+        problems.report(
+            &at.span,
+            format!("XDP can't look into kind = {:?}", kind.as_str()),
+            "write datapath = \"proxy\", or leave it out",
+        );
+    }
     if datapath == Datapath::Xdp
         && !trusted_proxies.is_empty()
         && let Some(node) = section.get("trusted_proxies")
@@ -120,66 +139,91 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
     let tls = section
         .get("tls")
         .and_then(|node| tls::read(problems, files, node));
+    let proxied = datapath == Datapath::Proxy
+        || kind != Kind::Mqtt
+        || section.get("tls").is_some()
+        || !trusted_proxies.is_empty();
     Draft {
         name: section.name("\"mqtt\""),
-        bind: bind(problems, &section),
+        bind: bind(problems, &section, proxied),
+        kind,
         pool: pool.map(|pool| At {
             span: pool.span,
             value: pool.value.to_owned(),
         }),
         datapath,
+        proxied,
         source,
         trusted_proxies,
-        proxy_protocol: proxy_protocol(problems, &section),
-        sticky: sticky(problems, &section, tls.as_ref()),
+        proxy_protocol: tls::proxy_protocol(problems, &section),
+        sticky: tls::sticky(problems, &section, tls.as_ref()),
         tls,
         max_flows: section.max_flows(),
     }
 }
 
-fn proxy_protocol(problems: &Problems, section: &Section) -> ProxyProtocol {
-    let all = [
-        ProxyProtocol::Off,
-        ProxyProtocol::V2,
-        ProxyProtocol::V2Ssl,
-        ProxyProtocol::V2SslCn,
+/// What clients speak, with the keys that only go with it.
+fn kind(problems: &Problems, section: &Section) -> Kind {
+    let kinds = [
+        ("mqtt", Some("mqtt")),
+        ("ws", Some("ws")),
+        ("http", Some("http")),
     ];
-    let words = all.map(|p| (p.as_str(), Some(p)));
-    let Some(At { span, value }) = section.choice("proxy_protocol", &words) else {
-        return ProxyProtocol::Off;
+    let kind = section.choice("kind", &kinds).map_or("mqtt", |at| at.value);
+    let only = |key: &str, with: &[&str]| {
+        if let Some(node) = section.get(key).filter(|_| !with.contains(&kind)) {
+            problems.report(
+                &node.span,
+                format!("{key} means nothing with kind = {kind:?}"),
+                format!(
+                    "remove it, or write kind = {}",
+                    alternatives(with.iter().copied())
+                ),
+            );
+        }
     };
-    let of_tls = matches!(value, ProxyProtocol::V2Ssl | ProxyProtocol::V2SslCn);
-    if of_tls && section.get("tls").is_none() {
-        problems.report(
-            &span,
-            format!(
-                "proxy_protocol = {:?} tells of a TLS handshake, and this listener has none",
-                value.as_str()
-            ),
-            "write proxy_protocol = \"v2\", or give the listener tls = { cert = …, key = … }",
-        );
+    only("path", &["ws", "http"]);
+    only("ws_port", &["ws", "http"]);
+    only("http_port", &["http"]);
+    let port = |key, default| {
+        let port = section.integer(key, 1..=65_535).map(|at| at.value);
+        port.and_then(|port| u16::try_from(port).ok())
+            .unwrap_or(default)
+    };
+    let websocket = || WebSocket {
+        path: path(problems, section),
+        port: port("ws_port", 8083),
+    };
+    match kind {
+        "ws" => Kind::Ws(websocket()),
+        "http" => Kind::Http {
+            websocket: websocket(),
+            dashboard: port("http_port", 18083),
+        },
+        _ => Kind::Mqtt,
     }
-    value
 }
 
-fn sticky(problems: &Problems, section: &Section, tls: Option<&Tls>) -> Sticky {
-    let words = [Sticky::ClientId, Sticky::Cn].map(|s| (s.as_str(), Some(s)));
-    let Some(At { span, value }) = section.choice("sticky", &words) else {
-        return Sticky::ClientId;
+/// The path of MQTT's WebSockets.
+fn path(problems: &Problems, section: &Section) -> String {
+    let default = "/mqtt";
+    let Some(written) = section.text("path", "\"/mqtt\"") else {
+        return default.to_owned();
     };
-    // A tls that couldn't be read has been reported.
-    let broken = tls.is_none() && section.get("tls").is_some();
-    if value == Sticky::Cn && !broken && tls.is_none_or(|tls| tls.clients.is_none()) {
-        problems.report(
-            &span,
-            "sticky = \"cn\" needs clients' certificates, and this listener asks for none",
-            "write tls = { …, client_ca = \"/etc/mqlb/clients.crt\" }, or sticky = \"client-id\"",
-        );
+    let path = written.value;
+    let plain = |c: char| c.is_ascii_graphic() && !"?#\"<>\\^`{|}".contains(c);
+    if path.starts_with('/') && path.chars().all(plain) {
+        return path.to_owned();
     }
-    value
+    problems.report(
+        &written.span,
+        format!("path = {path:?} is no path of a URL"),
+        "write path = \"/mqtt\", without a query",
+    );
+    default.to_owned()
 }
 
-fn bind(problems: &Problems, section: &Section) -> Vec<At<SocketAddr>> {
+fn bind(problems: &Problems, section: &Section, proxied: bool) -> Vec<At<SocketAddr>> {
     let example = "[\"10.0.0.1:1883\"]";
     let Some(node) = section.required("bind", example) else {
         return Vec::new();
@@ -191,7 +235,7 @@ fn bind(problems: &Problems, section: &Section) -> Vec<At<SocketAddr>> {
             format!("write bind = {example}"),
         );
     }
-    let parse = |written: At<&str>| match value::vip(written.value) {
+    let parse = |written: At<&str>| match value::vip(written.value, proxied) {
         Ok(vip) => Some(At {
             span: written.span,
             value: vip,

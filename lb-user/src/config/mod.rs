@@ -32,9 +32,9 @@ pub use certificate::{Authorities, Certificate, Files, Validity, common_name};
 pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use file::File;
 pub use model::{
-    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
+    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Kind, Limits,
     Listener, Mode, Policy, Pool, PoolId, Prefix, ProxyProtocol, Rate, Snat, Source, SourceLimits,
-    Sticky, Timeouts, Xdp,
+    Sticky, Timeouts, WebSocket, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;
@@ -156,7 +156,7 @@ fn read(
     let uses_xdp = listeners.iter().any(|listener| match listener.datapath {
         Datapath::Xdp => true,
         // Nobody who wants XDP leaves its section out.
-        Datapath::Auto => listener.tls.is_none() && root.get("xdp").is_some(),
+        Datapath::Auto => !listener.proxied && root.get("xdp").is_some(),
         Datapath::Proxy => false,
     });
     let snat = sections::snat(problems, root);

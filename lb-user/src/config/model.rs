@@ -62,6 +62,13 @@ impl Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub http: SocketAddr,
+    /// Asked for at `/stats`, together with [`Admin::STATS_USER`]; `None`: nobody is asked.
+    pub stats_password: Option<String>,
+}
+
+impl Admin {
+    /// Who may see the statistics.
+    pub const STATS_USER: &str = "stats";
 }
 
 /// `[agent]`: what tells two agents on one host apart, and where they keep things.
@@ -220,7 +227,8 @@ impl SourceLimits {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub name: String,
-    /// At least one; no VIP occurs twice in a [`Config`].
+    pub kind: Kind,
+    /// At least one; no VIP occurs twice in a [`Config`]. 0.0.0.0 and [::] only with [`Datapath::Proxy`].
     pub bind: Vec<SocketAddr>,
     pub pool: PoolId,
     pub datapath: Datapath,
@@ -236,6 +244,56 @@ pub struct Listener {
     pub max_flows: Option<u32>,
 }
 
+/// What clients speak to a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Mqtt,
+    /// MQTT over WebSocket.
+    Ws(WebSocket),
+    /// HTTP: WebSocket as above, the statistics, and the backends' dashboards.
+    Http {
+        websocket: WebSocket,
+        /// Port of the dashboards, on the backends' addresses.
+        dashboard: u16,
+    },
+}
+
+/// MQTT over WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Of the URL; begins with `/`.
+    pub path: String,
+    /// The backends' port for it, on their addresses.
+    pub port: u16,
+}
+
+impl Kind {
+    /// As written in the file.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Ws(_) => "ws",
+            Self::Http { .. } => "http",
+        }
+    }
+
+    /// Where WebSockets are to be had, if at all.
+    pub fn websocket(&self) -> Option<&WebSocket> {
+        match self {
+            Self::Mqtt => None,
+            Self::Ws(websocket) | Self::Http { websocket, .. } => Some(websocket),
+        }
+    }
+
+    /// Port of the backends' dashboards, if they are to be had.
+    pub fn dashboard(&self) -> Option<u16> {
+        match self {
+            Self::Http { dashboard, .. } => Some(*dashboard),
+            Self::Mqtt | Self::Ws(_) => None,
+        }
+    }
+}
+
 impl Listener {
     /// The one data path that can do what the listener wants; `None`: either can.
     pub fn only(&self) -> Option<Datapath> {
@@ -244,6 +302,7 @@ impl Listener {
                 datapath: given @ (Datapath::Xdp | Datapath::Proxy),
                 ..
             } => Some(*given),
+            Self { kind, .. } if *kind != Kind::Mqtt => Some(Datapath::Proxy),
             Self { tls: Some(_), .. } => Some(Datapath::Proxy),
             Self {
                 trusted_proxies, ..

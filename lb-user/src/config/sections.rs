@@ -23,7 +23,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 const CONNECT_OVERHEAD: u32 = 20;
 
 pub(super) fn admin(problems: &Problems, root: &Section) -> Admin {
-    let section = Section::new(problems, "[admin]", root.get("admin"), &["http"]);
+    let section = Section::new(
+        problems,
+        "[admin]",
+        root.get("admin"),
+        &["http", "stats_password"],
+    );
     let mut http = SocketAddr::from((Ipv4Addr::LOCALHOST, 8888));
     let example = "\"127.0.0.1:8888\"";
     if let Some(written) = section.text("http", example) {
@@ -36,7 +41,14 @@ pub(super) fn admin(problems: &Problems, root: &Section) -> Admin {
             ),
         }
     }
-    Admin { http }
+    let password = section.text("stats_password", "\"${STATS_PASSWORD:-}\"");
+    Admin {
+        http,
+        // Empty is what an unset variable leaves.
+        stats_password: password
+            .map(|at| at.value.to_owned())
+            .filter(|password| !password.is_empty()),
+    }
 }
 
 pub(super) fn agent(problems: &Problems, root: &Section) -> Agent {

@@ -1,8 +1,9 @@
-//! `tls = { … }` of a listener.
+//! `tls = { … }` of a listener, and the keys that mean nothing without.
 
 use std::path::{Path, PathBuf};
 
 use super::certificate::{Authorities, Certificate, Files};
+use super::model::{ProxyProtocol, Sticky};
 use super::problem::{At, Problems};
 use super::section::Section;
 use super::tree::Node;
@@ -164,3 +165,46 @@ fn paths(problems: &Problems, section: &Section, key: &str) -> Vec<At<PathBuf>> 
     let written = section.texts(key, EXAMPLE).into_iter();
     written.filter_map(absolute).collect()
 }
+
+pub(super) fn proxy_protocol(problems: &Problems, section: &Section) -> ProxyProtocol {
+    let all = [
+        ProxyProtocol::Off,
+        ProxyProtocol::V2,
+        ProxyProtocol::V2Ssl,
+        ProxyProtocol::V2SslCn,
+    ];
+    let words = all.map(|p| (p.as_str(), Some(p)));
+    let Some(At { span, value }) = section.choice("proxy_protocol", &words) else {
+        return ProxyProtocol::Off;
+    };
+    let of_tls = matches!(value, ProxyProtocol::V2Ssl | ProxyProtocol::V2SslCn);
+    if of_tls && section.get("tls").is_none() {
+        problems.report(
+            &span,
+            format!(
+                "proxy_protocol = {:?} tells of a TLS handshake, and this listener has none",
+                value.as_str()
+            ),
+            "write proxy_protocol = \"v2\", or give the listener tls = { cert = …, key = … }",
+        );
+    }
+    value
+}
+
+pub(super) fn sticky(problems: &Problems, section: &Section, tls: Option<&Tls>) -> Sticky {
+    let words = [Sticky::ClientId, Sticky::Cn].map(|s| (s.as_str(), Some(s)));
+    let Some(At { span, value }) = section.choice("sticky", &words) else {
+        return Sticky::ClientId;
+    };
+    // A tls that couldn't be read has been reported.
+    let broken = tls.is_none() && section.get("tls").is_some();
+    if value == Sticky::Cn && !broken && tls.is_none_or(|tls| tls.clients.is_none()) {
+        problems.report(
+            &span,
+            "sticky = \"cn\" needs clients' certificates, and this listener asks for none",
+            "write tls = { …, client_ca = \"/etc/mqlb/clients.crt\" }, or sticky = \"client-id\"",
+        );
+    }
+    value
+}
+
