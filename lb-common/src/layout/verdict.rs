@@ -214,6 +214,8 @@ verdicts! {
     TlsFailed = 85 => "tls_failed",
     /// The handshake didn't end in time.
     TlsTimeout = 86 => "tls_timeout",
+    /// The name of the server that a TLS client asks for is no DNS name.
+    TlsBadName = 87 => "tls_bad_name",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -423,16 +423,14 @@ impl Core {
             let Some(vip) = self.vips.iter().find(|v| v.index == index) else {
                 continue;
             };
-            let (pool, v4) = (
-                self.config.listeners[vip.listener].pool.0,
-                vip.address.is_ipv4(),
-            );
+            let v4 = vip.address.is_ipv4();
+            let pools = vips::pools(&self.config, vip.listener);
             // The backend isn't told apart here: what one can't keep, the pool doesn't promise.
             for path in self
                 .steerer
                 .nodes
                 .iter_mut()
-                .filter(|n| n.pool == Some(pool))
+                .filter(|n| n.pool.is_some_and(|pool| pools.contains(&pool)))
                 .flat_map(|n| &mut n.paths)
             {
                 if path.address.is_ipv4() == v4

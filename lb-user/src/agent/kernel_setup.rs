@@ -6,7 +6,7 @@ use lb_common::layout::{IdleLimits, Listener, SNAT_ADDRESSES, Settings, source_m
 
 use super::sweep::lifetime;
 use super::vips::Vip;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Kind};
 use crate::dataplane::Maps;
 
 fn span(d: std::time::Duration) -> u32 {
@@ -39,8 +39,8 @@ pub fn limits(settings: &mut Settings, config: &Config) {
 fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
-        // The agent owns the PROXY header and repeats it; the program keeps no such thing.
-        steer: u8::from(!listener.proxy_protocol.is_sent()),
+        // The agent owns the PROXY header and repeats it; the program keeps no such thing, and reads no TLS.
+        steer: u8::from(!listener.proxy_protocol.is_sent() && listener.kind == Kind::Mqtt),
         source: match listener.source {
             config::Source::Snat => source_mode::SNAT,
             config::Source::Client => source_mode::CLIENT,

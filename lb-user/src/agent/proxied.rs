@@ -77,6 +77,7 @@ impl Core {
                 v4,
                 client: client.id,
                 shared: client.shared,
+                server: None,
                 tried,
             };
             self.steerer.choose(&request)

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::listener::Draft as ListenerDraft;
-use super::model::{Listener, Pool, PoolId, Snat, Source};
+use super::model::{Kind, Listener, Pool, PoolId, Snat, Source};
 use super::pool::Draft as PoolDraft;
 use super::problem::{At, Problems};
 use super::suggest::{alternatives, nearest};
@@ -21,11 +21,19 @@ pub(super) fn assemble(
     let listeners = listeners
         .into_iter()
         .filter_map(|draft| {
-            let pool = find_pool(problems, &draft, &pools)?;
+            let pool = find_pool(problems, draft.pool.as_ref()?, &pools)?;
             families(problems, &draft, &pools[pool.0], snat);
+            let mut kind = draft.kind.clone();
+            if let Kind::TlsPassthrough(routes) = &mut kind {
+                for (server, wanted) in &draft.routes {
+                    let pool = find_pool(problems, wanted, &pools)?;
+                    families(problems, &draft, &pools[pool.0], snat);
+                    routes.0.push((server.clone(), wanted.value.clone()));
+                }
+            }
             Some(Listener {
                 name: draft.name?.value,
-                kind: draft.kind,
+                kind,
                 bind: draft.bind.into_iter().map(|vip| vip.value).collect(),
                 pool,
                 datapath: draft.datapath,
@@ -125,8 +133,7 @@ fn backends_that_are_vips(problems: &Problems, listeners: &[ListenerDraft], pool
     }
 }
 
-fn find_pool(problems: &Problems, listener: &ListenerDraft, pools: &[PoolDraft]) -> Option<PoolId> {
-    let wanted = listener.pool.as_ref()?;
+fn find_pool(problems: &Problems, wanted: &At<String>, pools: &[PoolDraft]) -> Option<PoolId> {
     if let Some(index) = pools
         .iter()
         .position(|draft| draft.name.value == wanted.value)

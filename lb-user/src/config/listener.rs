@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::certificate::Files;
 use super::model::{Datapath, Kind, Prefix, ProxyProtocol, Source, Sticky, WebSocket};
 use super::problem::{At, Problems};
+use super::routes::{self, Routes};
 use super::section::{Section, text};
 use super::sections::prefixes;
 use super::suggest::alternatives;
@@ -13,12 +14,13 @@ use super::tls::{self, Tls};
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "kind",
     "path",
     "ws_port",
     "http_port",
+    "routes",
     "bind",
     "pool",
     "datapath",
@@ -34,6 +36,7 @@ const KEYS: [&str; 14] = [
 pub(super) struct Draft {
     pub name: Option<At<String>>,
     pub kind: Kind,
+    pub routes: routes::Draft,
     pub bind: Vec<At<SocketAddr>>,
     pub pool: Option<At<String>>,
     pub datapath: Datapath,
@@ -98,7 +101,7 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
         && at.value == Source::Client
         && (datapath == Datapath::Proxy
             || !trusted_proxies.is_empty()
-            || kind != Kind::Mqtt
+            || !kind.suits_xdp()
             || section.get("tls").is_some())
     {
         problems.report(
@@ -108,7 +111,7 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
         );
     }
     let source = source.map_or(Source::Snat, |at| at.value);
-    if kind != Kind::Mqtt
+    if !kind.suits_xdp()
         && let Some(at) = written.as_ref().filter(|at| at.value == Datapath::Xdp)
     {
         problems.report(
@@ -140,13 +143,14 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
         .get("tls")
         .and_then(|node| tls::read(problems, files, node));
     let proxied = datapath == Datapath::Proxy
-        || kind != Kind::Mqtt
+        || !kind.suits_xdp()
         || section.get("tls").is_some()
         || !trusted_proxies.is_empty();
     Draft {
         name: section.name("\"mqtt\""),
         bind: bind(problems, &section, proxied),
         kind,
+        routes: routes::read(problems, &section),
         pool: pool.map(|pool| At {
             span: pool.span,
             value: pool.value.to_owned(),
@@ -168,6 +172,7 @@ fn kind(problems: &Problems, section: &Section) -> Kind {
         ("mqtt", Some("mqtt")),
         ("ws", Some("ws")),
         ("http", Some("http")),
+        ("tls-passthrough", Some("tls-passthrough")),
     ];
     let kind = section.choice("kind", &kinds).map_or("mqtt", |at| at.value);
     let only = |key: &str, with: &[&str]| {
@@ -185,6 +190,9 @@ fn kind(problems: &Problems, section: &Section) -> Kind {
     only("path", &["ws", "http"]);
     only("ws_port", &["ws", "http"]);
     only("http_port", &["http"]);
+    only("routes", &["tls-passthrough"]);
+    only("tls", &["mqtt", "ws", "http"]);
+    only("sticky", &["mqtt", "ws", "http"]);
     let port = |key, default| {
         let port = section.integer(key, 1..=65_535).map(|at| at.value);
         port.and_then(|port| u16::try_from(port).ok())
@@ -200,6 +208,8 @@ fn kind(problems: &Problems, section: &Section) -> Kind {
             websocket: websocket(),
             dashboard: port("http_port", 18083),
         },
+        // The pools of its routes are looked up later.
+        "tls-passthrough" => Kind::TlsPassthrough(Routes::default()),
         _ => Kind::Mqtt,
     }
 }

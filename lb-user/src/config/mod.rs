@@ -19,6 +19,7 @@ mod model;
 mod pool;
 mod problem;
 mod resolve;
+mod routes;
 mod section;
 mod sections;
 mod show;
@@ -38,6 +39,7 @@ pub use model::{
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;
+pub use routes::Routes;
 pub use tls::{Clients, Tls};
 pub use value::show_duration;
 pub use variables::Environment;

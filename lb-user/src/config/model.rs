@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::routes::Routes;
 use super::tls::Tls;
 
 /// A whole configuration file.
@@ -30,6 +31,13 @@ impl Config {
     /// The pool that `id` names.
     pub fn pool(&self, id: PoolId) -> &Pool {
         &self.pools[id.0]
+    }
+
+    /// Whether clients of a listener may go to the pool with this index.
+    pub fn leads(&self, listener: &Listener, pool: usize) -> bool {
+        let by_name = |routes: &Routes| routes.0.iter().any(|(_, p)| *p == self.pools[pool].name);
+        listener.pool.0 == pool
+            || matches!(&listener.kind, Kind::TlsPassthrough(routes) if by_name(routes))
     }
 
     /// What doesn't keep the agent from running, but clients from being served.
@@ -256,6 +264,8 @@ pub enum Kind {
         /// Port of the dashboards, on the backends' addresses.
         dashboard: u16,
     },
+    /// TLS that the backends end. Clients whose server has no route go to the listener's own pool.
+    TlsPassthrough(Routes),
 }
 
 /// MQTT over WebSocket.
@@ -274,13 +284,19 @@ impl Kind {
             Self::Mqtt => "mqtt",
             Self::Ws(_) => "ws",
             Self::Http { .. } => "http",
+            Self::TlsPassthrough(_) => "tls-passthrough",
         }
+    }
+
+    /// Whether XDP can read what is needed of it.
+    pub fn suits_xdp(&self) -> bool {
+        matches!(self, Self::Mqtt | Self::TlsPassthrough(_))
     }
 
     /// Where WebSockets are to be had, if at all.
     pub fn websocket(&self) -> Option<&WebSocket> {
         match self {
-            Self::Mqtt => None,
+            Self::Mqtt | Self::TlsPassthrough(_) => None,
             Self::Ws(websocket) | Self::Http { websocket, .. } => Some(websocket),
         }
     }
@@ -289,7 +305,7 @@ impl Kind {
     pub fn dashboard(&self) -> Option<u16> {
         match self {
             Self::Http { dashboard, .. } => Some(*dashboard),
-            Self::Mqtt | Self::Ws(_) => None,
+            Self::Mqtt | Self::Ws(_) | Self::TlsPassthrough(_) => None,
         }
     }
 }
@@ -302,7 +318,7 @@ impl Listener {
                 datapath: given @ (Datapath::Xdp | Datapath::Proxy),
                 ..
             } => Some(*given),
-            Self { kind, .. } if *kind != Kind::Mqtt => Some(Datapath::Proxy),
+            Self { kind, .. } if !kind.suits_xdp() => Some(Datapath::Proxy),
             Self { tls: Some(_), .. } => Some(Datapath::Proxy),
             Self {
                 trusted_proxies, ..

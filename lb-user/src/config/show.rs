@@ -34,6 +34,11 @@ impl Display for Rate {
 impl Display for Kind {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.write_str(self.as_str())?;
+        if let Self::TlsPassthrough(routes) = self {
+            for (server, pool) in &routes.0 {
+                write!(f, " {server}: {pool}")?;
+            }
+        }
         if let Some(websocket) = self.websocket() {
             write!(f, " {} :{}", websocket.path, websocket.port)?;
         }

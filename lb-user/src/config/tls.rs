@@ -207,4 +207,3 @@ pub(super) fn sticky(problems: &Problems, section: &Section, tls: Option<&Tls>) 
     }
     value
 }
-

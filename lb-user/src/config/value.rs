@@ -209,7 +209,7 @@ pub(super) fn vip(text: &str, socket: bool) -> Result<SocketAddr, Complaint> {
 
 /// A DNS name: labels of at most 63 letters, digits, - and _. One whose last label is a number is
 /// a mistyped IPv4 address (RFC 1123, section 2.1).
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         (1..=63).contains(&label.len())

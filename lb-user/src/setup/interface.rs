@@ -55,6 +55,8 @@ pub struct Request<'a> {
     pub client: u64,
     /// Its hash under the key that all balancers share ([`crate::select::shared_hash`]), 0 for none.
     pub shared: u64,
+    /// The server that it asks for, if TLS is passed through.
+    pub server: Option<&'a str>,
     /// Slots that were tried for this client already.
     pub tried: &'a [u16],
 }

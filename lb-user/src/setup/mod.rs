@@ -25,6 +25,7 @@
 
 mod connect;
 mod connection;
+mod hello;
 mod icmp;
 mod interface;
 mod open;

@@ -29,6 +29,7 @@ pub const LISTENER: ListenerSettings = ListenerSettings {
     sack: true,
     source: Source::Snat,
     proxy_protocol: false,
+    tls: false,
 };
 
 /// Builds a frame.
