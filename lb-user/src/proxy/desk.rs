@@ -36,6 +36,27 @@ pub struct Target {
     pub address: SocketAddr,
 }
 
+/// Whose dashboard a browser wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Number of the VIP.
+    pub listener: u8,
+    pub v4: bool,
+    /// Name of the node that it was at.
+    pub node: Option<String>,
+    /// In these slots are those that failed.
+    pub tried: Vec<u16>,
+}
+
+/// The node that it gets.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub slot: u16,
+    pub name: String,
+    /// Its address for MQTT.
+    pub address: SocketAddr,
+}
+
 /// A question or a report.
 pub enum Ask {
     /// May a client from there begin a connection? It is counted if so.
@@ -44,6 +65,8 @@ pub enum Ask {
     Admit(Client, oneshot::Sender<Result<(), Denied>>),
     /// Which backend, other than those in these slots?
     Choose(Client, Vec<u16>, oneshot::Sender<Result<Target, NoChoice>>),
+    /// Which node's dashboard? Nothing is counted.
+    Page(Wish, oneshot::Sender<Option<Page>>),
     /// A connection is open.
     Opened(Client, u16),
     /// An attempt failed.
@@ -81,6 +104,10 @@ impl Desk {
 
     pub async fn admit(&self, client: Client) -> Option<Result<(), Denied>> {
         self.ask(|answer| Ask::Admit(client, answer)).await
+    }
+
+    pub async fn page(&self, wish: Wish) -> Option<Option<Page>> {
+        self.ask(|answer| Ask::Page(wish, answer)).await
     }
 
     pub async fn choose(

@@ -29,9 +29,7 @@ enum Header {
 
 /// Takes the header off a connection, which must begin with one, and nothing behind it. What it says of the
 /// client's and the VIP's address.
-pub(super) async fn take(
-    tcp: &TcpStream,
-) -> Result<Option<(SocketAddr, SocketAddr)>, Verdict> {
+pub(super) async fn take(tcp: &TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, Verdict> {
     let mut bytes = Vec::new();
     loop {
         let taken = bytes.len();

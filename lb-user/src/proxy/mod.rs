@@ -13,26 +13,31 @@
 //! - [`stream`]: a client's connection, TCP or TLS; [`relay`]: bytes both ways
 //! - [`desk`]: what connections ask the loop
 
+mod avoided;
 pub mod desk;
 mod header;
+mod http;
 mod listening;
 mod refuse;
 mod relay;
 mod set_up;
 mod silent;
 mod stream;
+mod ws;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::mpsc;
 
+use crate::admin::Pages;
 use crate::agent::limits::Shared as Rules;
-use crate::config::Prefix;
+use crate::config::{Kind, Prefix};
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
+use avoided::Avoided;
 use desk::{Ask, Desk};
 pub use listening::{Bound, Front, Vip};
 use silent::Silent;
@@ -49,11 +54,15 @@ struct Common {
     /// State of the rate of refusals.
     refusals: Mutex<u64>,
     connecting: AtomicUsize,
+    avoided: Avoided,
+    /// Once there are any.
+    statistics: OnceLock<Pages>,
 }
 
 /// What is configured of a VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
+    pub kind: Kind,
     /// Send a PROXY header.
     pub proxy_protocol: bool,
     /// Who must send one.
