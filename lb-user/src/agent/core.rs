@@ -25,6 +25,7 @@ use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Spans, Sweeper, pause_after};
 use super::vips::{self, Vip};
+use crate::admin::Pages;
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::Config;
 use crate::dataplane::{Credits, Loaded, Maps, clock};
@@ -233,6 +234,16 @@ impl Core {
         if let Some(sweeper) = &self.sweeping {
             sweeper.unpark();
         }
+    }
+
+    /// What HTTP listeners show as statistics.
+    pub fn show(&self, statistics: Pages) {
+        self.front.show(statistics);
+    }
+
+    /// What the configuration says of it.
+    pub fn stats_password(&self) -> Option<&str> {
+        self.config.admin.stats_password.as_deref()
     }
 
     /// What others may look at.

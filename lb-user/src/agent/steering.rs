@@ -380,8 +380,8 @@ impl Steering for Steerer {
         if let Some(tally) = self.tally.get_mut(number) {
             tally.failures += 1;
         }
-        // A tuple in use says nothing about the backend.
-        if reason != Failure::TupleInUse
+        // A tuple in use says nothing about the backend, nor does a port for something else.
+        if !matches!(reason, Failure::TupleInUse | Failure::OtherPort)
             && let Some(avoid) = self.avoid.get_mut(number)
         {
             if *avoid == 0 {

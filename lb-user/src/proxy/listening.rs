@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -14,10 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::avoided::Avoided;
 use super::desk::{Ask, Desk};
 use super::silent::Silent;
 use super::tls::Server;
 use super::{Common, Options, Served, relay, set_up, stream};
+use crate::admin::Pages;
 use crate::agent::limits::Shared as Rules;
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
@@ -68,6 +70,8 @@ impl Front {
                 desk: Desk(asks),
                 refusals: std::sync::Mutex::default(),
                 connecting: 0.into(),
+                avoided: Avoided::default(),
+                statistics: std::sync::OnceLock::new(),
             }),
             serving: HashMap::new(),
         }
@@ -82,7 +86,9 @@ impl Front {
             .iter()
             .filter(|vip| !self.serving.contains_key(&vip.address));
         let bind = |vip: &Vip| {
-            let socket = bind(vip.address).with_context(|| {
+            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), vip.address.port());
+            let both = vip.address.ip().is_unspecified() && vips.iter().all(|v| v.address != v4);
+            let socket = bind(vip.address, both).with_context(|| {
                 format!("cannot listen on {} (`ss -ltnp` shows who does; an address must be this host's, and ports below 1024 need CAP_NET_BIND_SERVICE)", vip.address)
             })?;
             Ok((vip.address, socket))
@@ -113,7 +119,7 @@ impl Front {
                     }
                 },
             };
-            let options = vip.options.clone();
+            let options = Arc::new(vip.options.clone());
             prepared.insert(vip.index, Arc::new(Served { options, tls }));
         }
         Ok(prepared)
@@ -159,6 +165,11 @@ impl Front {
             .unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
+    /// What HTTP listeners show as statistics from now on; only the first counts.
+    pub fn show(&self, statistics: Pages) {
+        let _ = self.common.statistics.set(statistics);
+    }
+
     /// Clients that are being read, and for whom a backend is being connected to.
     #[must_use]
     pub fn set_ups(&self) -> (usize, usize) {
@@ -175,7 +186,8 @@ impl Drop for Front {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// `both`: [::] takes IPv4 too, because nothing else does.
+fn bind(address: SocketAddr, both: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -183,13 +195,17 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // [::] beside 0.0.0.0
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!both)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// IPv4 as such, also where it came through a socket of IPv6.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// As the rules have addresses.
@@ -203,7 +219,7 @@ pub(super) fn mapped(address: IpAddr) -> [u8; 16] {
 async fn accept(common: Arc<Common>, listener: TcpListener, vip: u8) {
     loop {
         match listener.accept().await {
-            Ok((tcp, peer)) => begin(&common, tcp, peer, vip).await,
+            Ok((tcp, peer)) => begin(&common, tcp, canonical(peer), vip).await,
             Err(error) => {
                 let short = matches!(
                     error.raw_os_error(),

@@ -14,8 +14,10 @@
 //! - [`stream`]: a client's connection, TCP or TLS; [`relay`]: bytes both ways
 //! - [`desk`]: what connections ask the loop
 
+mod avoided;
 pub mod desk;
 mod header;
+mod http;
 mod listening;
 mod refuse;
 mod relay;
@@ -23,19 +25,22 @@ mod set_up;
 mod silent;
 mod stream;
 mod tls;
+mod ws;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::admin::Pages;
 use crate::agent::limits::Shared as Rules;
-use crate::config::{Prefix, ProxyProtocol, Sticky, Tls};
+use crate::config::{Kind, Prefix, ProxyProtocol, Sticky, Tls};
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
+use avoided::Avoided;
 use desk::{Ask, Desk};
 pub use listening::{Bound, Front, Vip};
 use silent::Silent;
@@ -53,11 +58,15 @@ struct Common {
     /// State of the rate of refusals.
     refusals: Mutex<u64>,
     connecting: AtomicUsize,
+    avoided: Avoided,
+    /// Once there are any.
+    statistics: OnceLock<Pages>,
 }
 
 /// What is configured of a VIP.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
+    pub kind: Kind,
     /// The PROXY header that backends get.
     pub proxy_protocol: ProxyProtocol,
     /// `None`: clients don't encrypt.
@@ -75,7 +84,7 @@ pub struct Options {
 /// What is configured of a VIP, and made of it.
 #[derive(Debug)]
 struct Served {
-    options: Options,
+    options: Arc<Options>,
     tls: Option<Arc<Server>>,
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn refuse(
 }
 
 /// Takes one of the refusals that may be sent in a second.
-fn may_refuse(common: &Common) -> bool {
+pub(super) fn may_refuse(common: &Common) -> bool {
     let Some(pace) = common.settings().refusals else {
         return false;
     };

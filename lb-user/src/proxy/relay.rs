@@ -113,10 +113,11 @@ pub(super) async fn relay(open: Open) {
         mut client,
         mut backend,
         first,
+        back,
         registered,
     } = open;
     let mut up = Way::new(From::Client, first);
-    let mut down = Way::new(From::Backend, Vec::new());
+    let mut down = Way::new(From::Backend, back);
     let orderly = {
         let mut cut = pin!(registered.cut());
         poll_fn(|cx| {

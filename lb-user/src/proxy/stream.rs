@@ -28,6 +28,10 @@ impl Stream {
         }
     }
 
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Closes with a RST.
     pub fn reset(self) {
         reset(self.tcp());

@@ -69,10 +69,17 @@ impl Server {
     }
 
     /// Client and server shake hands. A client that fails has heard why.
-    pub async fn handshake(&self, tcp: TcpStream, limit: Duration) -> Result<Stream, Verdict> {
+    pub async fn handshake(
+        &self,
+        tcp: TcpStream,
+        limit: Duration,
+    ) -> Result<(Stream, Session), Verdict> {
         let mut handshake = self.acceptor.accept(tcp);
         match tokio::time::timeout(limit, &mut handshake).await {
-            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+            Ok(Ok(stream)) => {
+                let session = Session::of(&stream);
+                Ok((Stream::Tls(Box::new(stream)), session))
+            }
             Ok(Err(error)) => Err(verdict(&error)),
             Err(_) => {
                 if let Some(tcp) = handshake.get_ref() {
@@ -152,7 +159,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn of(stream: &TlsStream<TcpStream>) -> Self {
+    fn of(stream: &TlsStream<TcpStream>) -> Self {
         let (_, connection) = stream.get_ref();
         let certificate = connection
             .peer_certificates()

@@ -126,6 +126,8 @@ pub enum Failure {
     Silent,
     /// It knows every tuple that we tried from an older connection (RFC 5961 challenge ACKs).
     TupleInUse,
+    /// Another port of the node than its MQTT one failed, which says nothing about that.
+    OtherPort,
     /// It answered our SYN, but never acknowledged the first bytes.
     Stalled,
 }

@@ -25,7 +25,7 @@
 
 mod connect;
 mod connection;
-mod hello;
+pub(crate) mod hello;
 mod icmp;
 mod interface;
 mod open;
