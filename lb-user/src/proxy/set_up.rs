@@ -54,8 +54,7 @@ pub(super) struct Arrived {
 /// A CONNECT, read.
 pub(super) struct Read {
     pub client: Client,
-    /// `None`: MQTT isn't seen.
-    pub protocol: Option<Protocol>,
+    pub protocol: Protocol,
     pub keep_alive: u16,
     /// The server that it asks for, where TLS is passed through.
     pub server: Option<Arc<str>>,
@@ -136,7 +135,7 @@ pub(super) async fn set_up(
     match common.desk.admit(read.client).await? {
         Ok(()) => {}
         Err(denied) => {
-            turn_away(&common, stream, &read, denied.verdict()).await;
+            turn_away(&common, stream, &read, passed, denied.verdict()).await;
             return None;
         }
     }
@@ -148,7 +147,7 @@ pub(super) async fn set_up(
     let (backend, slot) = match connect(&common, &settings, &read, None, &plain).await? {
         Ok(found) => found,
         Err(why) => {
-            turn_away(&common, stream, &read, why).await;
+            turn_away(&common, stream, &read, passed, why).await;
             return None;
         }
     };
@@ -164,14 +163,13 @@ pub(super) async fn set_up(
     })
 }
 
-/// Refuses a client, in MQTT's terms if it speaks them to us.
-async fn turn_away(common: &Common, stream: Stream, read: &Read, no: No) {
-    match read.protocol {
-        Some(protocol) => refuse(common, stream, protocol, no).await,
-        None => {
-            common.desk.count(no.0, 0).await;
-            stream.reset();
-        }
+/// Refuses a client, in MQTT's terms unless its TLS is `passed` through.
+async fn turn_away(common: &Common, stream: Stream, read: &Read, passed: bool, no: No) {
+    if passed {
+        common.desk.count(no.0, 0).await;
+        stream.reset();
+    } else {
+        refuse(common, stream, read.protocol, no).await;
     }
 }
 
@@ -297,7 +295,7 @@ impl Read {
                 id: settings.client_hash(name),
                 shared: shared_hash(name),
             },
-            protocol: Some(connect.protocol),
+            protocol: connect.protocol,
             keep_alive: connect.keep_alive,
             server: None,
             bytes: Vec::new(),
@@ -315,7 +313,8 @@ impl Read {
                 id: settings.client_hash(&name),
                 shared: shared_hash(&name),
             },
-            protocol: None,
+            // Nobody hears it.
+            protocol: Protocol::V311,
             // TLS doesn't say.
             keep_alive: 0,
             server: server.map(|name| Arc::from(name.as_str())),

@@ -1,0 +1,100 @@
+//! Memory of the agent for idle clients of the proxy: at most 4 KB for one over TCP, and 25 KB for one over TLS.
+
+mod proxied;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use lb_tests::process::raise_descriptor_limit;
+use proxied::{Agent, Authority, Backend, Directory, client_config, eventually, free_port, served, tls};
+use rustls::version::{TLS12, TLS13};
+
+const CLIENTS: usize = 10_000;
+
+/// Memory that is the agent's own, in bytes.
+fn own_memory(agent: &Agent) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.process.id())).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
+    let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    number.parse::<usize>().unwrap() * 1024
+}
+
+/// What each of the clients takes. Some come before the measurement, so that what all have in common is there.
+fn each<C: Send>(agent: &Agent, connect: impl Fn(usize) -> C + Sync) -> usize {
+    let connect = &connect;
+    let many = |numbers: std::ops::Range<usize>| -> Vec<C> {
+        let half = numbers.start + numbers.len() / 2;
+        std::thread::scope(|scope| {
+            let first = scope.spawn(move || (numbers.start..half).map(connect).collect::<Vec<_>>());
+            let mut all: Vec<_> = (half..numbers.end).map(connect).collect();
+            all.extend(first.join().unwrap());
+            all
+        })
+    };
+    let flows = |n: usize| {
+        eventually("all are there", || {
+            agent.status()["flows"]["current"].as_u64() == u64::try_from(n).ok()
+        });
+    };
+    let warm = many(0..500);
+    flows(500);
+    let before = own_memory(agent);
+    let clients = many(500..500 + CLIENTS);
+    flows(500 + CLIENTS);
+    let grown = own_memory(agent).saturating_sub(before);
+    drop((warm, clients));
+    grown / CLIENTS
+}
+
+/// A few backends, because each connection to one takes a port of it.
+fn backends() -> Vec<Backend> {
+    raise_descriptor_limit().unwrap();
+    (1..=2).map(Backend::start).collect()
+}
+
+fn addresses(backends: &[Backend]) -> Vec<SocketAddr> {
+    backends.iter().map(|b| b.address).collect()
+}
+
+#[test]
+fn idle_clients_over_tcp() {
+    let backends = backends();
+    let vip = free_port();
+    let text = format!("[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\"");
+    let agent = Agent::start("", &text, &addresses(&backends));
+    let bytes = each(&agent, |n| {
+        let mut stream = TcpStream::connect(vip).unwrap();
+        served(&mut stream, &format!("client-{n}")).unwrap();
+        stream
+    });
+    println!("{bytes} bytes for each idle client over TCP");
+    assert!(bytes <= 4 << 10, "{bytes}");
+}
+
+#[test]
+fn idle_clients_over_tls() {
+    let files = Directory::new();
+    let authority = Authority::new("servers");
+    let server = authority.sign("mqtt", &["mqtt.test"]);
+    let (cert, key) = (
+        files.write("server.crt", &server.cert),
+        files.write("server.key", &server.key),
+    );
+    let backends = backends();
+    for versions in [&[&TLS13], &[&TLS12]] {
+        let vip = free_port();
+        let text = format!(
+            "[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\"\n\
+             tls = {{ cert = {cert:?}, key = {key:?} }}"
+        );
+        let agent = Agent::start("", &text, &addresses(&backends));
+        let config = Arc::new(client_config(&authority, None, versions));
+        let bytes = each(&agent, |n| {
+            let mut stream = tls(vip, "mqtt.test", &config).unwrap();
+            served(&mut stream, &format!("client-{n}")).unwrap();
+            stream
+        });
+        println!("{bytes} bytes for each idle client over TLS, {versions:?}");
+        assert!(bytes <= 25 << 10, "{bytes}");
+    }
+}
