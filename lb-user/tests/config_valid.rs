@@ -2,15 +2,14 @@
 
 use std::env::VarError;
 use std::io;
-use std::path::Path;
-use std::sync::OnceLock;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use mqlb::config::{
-    Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source, SourceLimits, Sticky,
-    parse, parse_with,
+    Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
+    SourceLimits, Sticky, parse, parse_with,
 };
 
 fn environment(name: &str) -> Result<String, VarError> {
@@ -50,7 +49,8 @@ fn files(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn config(text: &str) -> Config {
-    parse_with(text, &environment, &resolver, &files).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    parse_with(text, &environment, &resolver, &files)
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The contract's example, word for word.
@@ -498,14 +498,20 @@ address = "10.0.1.1:1883"
     let clients = tls.clients.as_ref().unwrap();
     assert!(!clients.required && clients.authorities.roots().unwrap().len() == 1);
     assert_eq!(tls.alpn, ["mqtt"]);
-    assert_eq!((one.sticky, one.proxy_protocol), (Sticky::Cn, ProxyProtocol::V2Ssl));
+    assert_eq!(
+        (one.sticky, one.proxy_protocol),
+        (Sticky::Cn, ProxyProtocol::V2Ssl)
+    );
     // Neither asks for an interface, nor can XDP serve the first.
     assert_eq!(one.only(), Some(Datapath::Proxy));
     assert_eq!(two.only(), Some(Datapath::Proxy));
     let routes = "tls-passthrough a.example: emqx *.b.example: emqx";
     assert_eq!(two.kind.to_string(), routes);
     assert!(config.warnings().is_empty());
-    assert!(!format!("{config:?}").contains("PRIVATE"), "keys are not printed");
+    assert!(
+        !format!("{config:?}").contains("PRIVATE"),
+        "keys are not printed"
+    );
 }
 
 /// Every TOML example of the reference is right, and every default that it names is the default.

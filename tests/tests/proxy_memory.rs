@@ -2,11 +2,13 @@
 
 mod proxied;
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 
 use lb_tests::process::raise_descriptor_limit;
-use proxied::{Agent, Authority, Backend, Directory, client_config, eventually, free_port, served, tls};
+use proxied::{Agent, Authority, Directory, client_config, eventually, free_port, served, tls};
 use rustls::version::{TLS12, TLS13};
 
 const CLIENTS: usize = 10_000;
@@ -46,22 +48,32 @@ fn each<C: Send>(agent: &Agent, connect: impl Fn(usize) -> C + Sync) -> usize {
     grown / CLIENTS
 }
 
-/// A few backends, because each connection to one takes a port of it.
-fn backends() -> Vec<Backend> {
+/// A backend that takes CONNECTs, and no thread for each.
+fn backend() -> SocketAddr {
     raise_descriptor_limit().unwrap();
-    (1..=2).map(Backend::start).collect()
-}
-
-fn addresses(backends: &[Backend]) -> Vec<SocketAddr> {
-    backends.iter().map(|b| b.address).collect()
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            if stream.read(&mut [0; 256]).is_ok_and(|n| n > 0)
+                && stream.write_all(&[0x20, 2, 0, 0, 1]).is_ok()
+            {
+                open.push(stream);
+            }
+        }
+    });
+    address
 }
 
 #[test]
 fn idle_clients_over_tcp() {
-    let backends = backends();
+    let backend = backend();
     let vip = free_port();
-    let text = format!("[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\"");
-    let agent = Agent::start("", &text, &addresses(&backends));
+    let text = format!(
+        "[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\""
+    );
+    let agent = Agent::start("", &text, &[backend]);
     let bytes = each(&agent, |n| {
         let mut stream = TcpStream::connect(vip).unwrap();
         served(&mut stream, &format!("client-{n}")).unwrap();
@@ -80,14 +92,14 @@ fn idle_clients_over_tls() {
         files.write("server.crt", &server.cert),
         files.write("server.key", &server.key),
     );
-    let backends = backends();
+    let backend = backend();
     for versions in [&[&TLS13], &[&TLS12]] {
         let vip = free_port();
         let text = format!(
             "[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\"\n\
              tls = {{ cert = {cert:?}, key = {key:?} }}"
         );
-        let agent = Agent::start("", &text, &addresses(&backends));
+        let agent = Agent::start("", &text, &[backend]);
         let config = Arc::new(client_config(&authority, None, versions));
         let bytes = each(&agent, |n| {
             let mut stream = tls(vip, "mqtt.test", &config).unwrap();

@@ -91,7 +91,12 @@ fn configuration(vip: SocketAddr, more: &str, second: SocketAddr) -> String {
 #[test]
 fn names_have_pools_and_addresses_stick() {
     let authority = Authority::new("servers");
-    let names = ["first.test", "second.test", "a.second.test", "a.b.second.test"];
+    let names = [
+        "first.test",
+        "second.test",
+        "a.second.test",
+        "a.b.second.test",
+    ];
     let identity = authority.sign("mqtt", &names);
     let backends = [1, 2, 3, 9].map(|n| TlsBackend::start(n, &identity, 0));
     let vip = free_port();
@@ -104,7 +109,10 @@ fn names_have_pools_and_addresses_stick() {
             served(&mut stream, "c").unwrap()
         };
         let stuck: Vec<_> = (0..6).map(|_| at("first.test")).collect();
-        assert!(stuck[0] != 9 && stuck.iter().all(|n| *n == stuck[0]), "{stuck:?}");
+        assert!(
+            stuck[0] != 9 && stuck.iter().all(|n| *n == stuck[0]),
+            "{stuck:?}"
+        );
         for name in ["second.test", "SECOND.test", "a.second.test"] {
             assert_eq!(at(name), 9, "{name}");
         }
@@ -119,7 +127,7 @@ fn names_have_pools_and_addresses_stick() {
     let config = Arc::new(client_config(&authority, None, BOTH));
     let mut seen = std::collections::BTreeSet::new();
     for n in 1..=9 {
-        let socket = socket2_from(std::net::Ipv4Addr::new(127, 0, 1, n), vip);
+        let socket = connected_from(std::net::Ipv4Addr::new(127, 0, 1, n), vip);
         let name = "first.test".try_into().unwrap();
         let connection = rustls::ClientConnection::new(config.clone(), name).unwrap();
         let mut stream = StreamOwned::new(connection, socket);
@@ -135,7 +143,7 @@ fn names_have_pools_and_addresses_stick() {
 }
 
 /// A connection from an address of its own.
-fn socket2_from(source: std::net::Ipv4Addr, to: SocketAddr) -> TcpStream {
+fn connected_from(source: std::net::Ipv4Addr, to: SocketAddr) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -196,5 +204,9 @@ fn hellos_in_pieces_headers_and_what_is_none() {
         assert!(!wrong.read(&mut [0]).is_ok_and(|n| n > 0), "{verdict}");
         agent.counted(verdict, before + 1);
     }
-    assert_eq!(agent.counter("steered_agent"), 1, "nobody else met a backend");
+    assert_eq!(
+        agent.counter("steered_agent"),
+        1,
+        "nobody else met a backend"
+    );
 }
