@@ -32,5 +32,6 @@ pub fn check_message(message: &[u8]) {
         let stream = records(message, size);
         assert_eq!(sniff(&stream), one, "in records of {size} bytes");
     }
-    check(&records(message, 100));
+    // What it says was seen above.
+    let _ = check(&records(message, 100));
 }
