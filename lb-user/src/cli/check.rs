@@ -99,6 +99,12 @@ fn summary(config: &Config) -> String {
     for (key, value) in lines {
         writeln!(out, "{key:<9} {value}").expect("a String takes everything");
     }
+    for listener in &config.listeners {
+        if let Some(tls) = &listener.tls {
+            writeln!(out, "{:<9} {}: {tls}", "tls", listener.name)
+                .expect("a String takes everything");
+        }
+    }
     let mut listeners = Table::new([
         "LISTENER",
         "VIP",

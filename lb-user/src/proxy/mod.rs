@@ -2,10 +2,10 @@
 //! two sockets and a task here; the rules are the same, and kept by the same loop ([`crate::agent`]).
 //!
 //! ```text
-//!  accept ──▶ silent ──▶ set-up: PROXY header, CONNECT ──▶ admitted? ──▶ choose, connect ──▶ relay
-//!                │ time-out, oldest first                    │ no            │ none left
-//!                ▼                                           ▼               ▼
-//!               RST                                       CONNACK, FIN     CONNACK, FIN
+//!  accept ──▶ silent ──▶ set-up: PROXY header, TLS, CONNECT ──▶ admitted? ──▶ choose, connect ──▶ relay
+//!                │ time-out, oldest first                         │ no            │ none left
+//!                ▼                                                ▼               ▼
+//!               RST                                            CONNACK, FIN     CONNACK, FIN
 //! ```
 //! - [`listening`]: the sockets that accept; [`silent`]: who hasn't said who it is, oldest first
 //! - [`set_up`]: from the first byte to a backend; [`header`]: PROXY headers that trusted balancers send
