@@ -82,7 +82,7 @@ fn a_message_costs_no_more_than_through_haproxy() {
         "",
         &text,
         &[backend.address],
-        &[("TOKIO_WORKER_THREADS", "1")],
+        &["env", "TOKIO_WORKER_THREADS=1"],
     );
     let files = Directory::new();
     let theirs = free_port();

@@ -105,8 +105,8 @@ fn mosquittos_clients_and_broker_over_tls_and_mutual_tls() {
         assert!(said().contains("hello over TLS"), "{}", said());
     }
     // Without its certificate it is turned away, and the broker hears nothing of it.
-    let refused = client("mosquitto_pub", mutual, false, &["-i", "nobody", "-m", "x"]);
-    let refused = { refused }.output().unwrap();
+    let mut refused = client("mosquitto_pub", mutual, false, &["-i", "nobody", "-m", "x"]);
+    let refused = refused.output().unwrap();
     assert!(!refused.status.success());
     agent.counted("tls_client_certificate", 1);
     assert!(!mosquitto.output().contains("nobody"));
@@ -591,12 +591,10 @@ fn a_flood_of_clients_in_the_handshake_keeps_nobody_out() {
     let vip = free_port();
     let text = listener("tls", vip, &format!("tls = {{ {server} }}"));
     // So few files that the flood would use them up.
-    let agent = Agent::start(
-        "[timeouts]\nhandshake = \"600s\"",
-        &text,
-        &[backend.address],
-    );
-    limit_files(&agent, 300);
+    let few = ["prlimit", "--nofile=300:300"];
+    let timeouts = "[timeouts]
+handshake = \"600s\"";
+    let agent = Agent::start_with(timeouts, &text, &[backend.address], &few);
     let half_a_hello = &hello_of_tls_1_1()[..30];
     let flood: Vec<_> = (0..1000)
         .map(|_| {
@@ -606,30 +604,11 @@ fn a_flood_of_clients_in_the_handshake_keeps_nobody_out() {
             stream
         })
         .collect();
-    agent.counted("setup_evicted", 600);
+    agent.counted("setup_evicted", 800);
     let config = Arc::new(client_config(&servers, None, BOTH));
     let mut stream = tls(vip, "mqtt.test", &config).unwrap();
     served(&mut stream, "honest").unwrap();
     drop(flood);
-}
-
-/// Sets the limit of open files of an agent that runs.
-fn limit_files(agent: &Agent, most: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: most,
-        rlim_max: most,
-    };
-    let pid = libc::pid_t::try_from(agent.process.id()).unwrap();
-    // SAFETY: `limit` lives for the call, and nothing is to be returned.
-    let result = unsafe {
-        libc::prlimit(
-            pid,
-            libc::RLIMIT_NOFILE,
-            &raw const limit,
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(result, 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
     reason = "every test file compiles this module and uses another part of it"
 )]
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -160,12 +161,12 @@ impl Agent {
         Self::start_with(more, listeners, backends, &[])
     }
 
-    /// The same, with an environment.
+    /// The same, started by another program.
     pub fn start_with(
         more: &str,
         listeners: &str,
         backends: &[SocketAddr],
-        environment: &[(&str, &str)],
+        starter: &[&str],
     ) -> Self {
         let directory = Directory::new();
         let admin = free_port();
@@ -179,9 +180,12 @@ impl Agent {
             );
         }
         let config = directory.write("mqlb.toml", &text);
-        let mut command = Command::new(binary().unwrap());
+        let binary = binary().unwrap();
+        let mut words: Vec<_> = starter.iter().map(OsStr::new).collect();
+        words.push(binary.as_os_str());
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.args(["run", "--config"]).arg(&config);
-        command.envs(environment.iter().copied());
         let log = directory.path().join("log");
         let mut process = Process::start("mqlb", command, &log).unwrap();
         let ready = |p: &Process| p.output().contains("READY");
