@@ -88,22 +88,18 @@ fn mosquittos_clients_and_broker_over_tls_and_mutual_tls() {
         command
     };
     for (vip, certificate) in [(one_sided, false), (mutual, true)] {
-        let subscribe = ["-i", "sub", "-C", "1", "-W", "60", "-d"];
-        let mut subscriber = client("mosquitto_sub", vip, certificate, &subscribe);
-        let (log, name) = (files.path().join("sub.log"), "mosquitto_sub");
-        // Not to be killed by the lab's own rules: it ends by itself.
-        let out = std::fs::File::create(&log).unwrap();
-        subscriber.stdout(out.try_clone().unwrap()).stderr(out);
-        let mut subscriber = subscriber.stdin(Stdio::null()).spawn().unwrap();
-        let said = || std::fs::read_to_string(&log).unwrap();
-        eventually(name, || said().contains("received SUBACK"));
-        let publish = ["-i", "pub", "-m", "hello over TLS"];
-        let published = client("mosquitto_pub", vip, certificate, &publish)
-            .output()
-            .unwrap();
+        // Kept by the broker until the subscriber comes.
+        let message = format!("hello through {vip}");
+        let publish = ["-i", "pub", "-r", "-m", &message];
+        let published = client("mosquitto_pub", vip, certificate, &publish).output();
+        let published = published.unwrap();
         assert!(published.status.success(), "{published:?}");
-        assert!(subscriber.wait().unwrap().success(), "{}", said());
-        assert!(said().contains("hello over TLS"), "{}", said());
+        let subscribe = ["-i", "sub", "-C", "1", "-W", "60"];
+        let received = client("mosquitto_sub", vip, certificate, &subscribe).output();
+        let received = received.unwrap();
+        assert!(received.status.success(), "{received:?}");
+        let text = String::from_utf8(received.stdout).unwrap();
+        assert_eq!(text.trim_end(), message);
     }
     // Without its certificate it is turned away, and the broker hears nothing of it.
     let mut refused = client("mosquitto_pub", mutual, false, &["-i", "nobody", "-m", "x"]);
@@ -295,17 +291,15 @@ fn who_is_not_served_and_what_is_counted() {
     config.alpn_protocols = vec![b"h2".to_vec()];
     assert!(tls(picky, "mqtt.test", &Arc::new(config)).is_err());
     agent.counted("tls_incompatible", 1);
-    // TLS 1.1, as its client says hello: told that the version is wrong.
+    // TLS 1.1, as its client says hello: it is told no.
     let mut old = TcpStream::connect(vip).unwrap();
     old.set_read_timeout(Some(PATIENCE)).unwrap();
     old.write_all(&hello_of_tls_1_1()).unwrap();
     let mut alert = [0; 7];
     old.read_exact(&mut alert).unwrap();
-    assert_eq!(
-        (alert[0], &alert[5..]),
-        (21, &[2, 70][..]),
-        "fatal, protocol_version"
-    );
+    // Fatal: protocol_version, or handshake_failure because of what only newer clients send.
+    assert_eq!((alert[0], alert[5]), (21, 2));
+    assert!(matches!(alert[6], 40 | 70), "{alert:?}");
     agent.counted("tls_incompatible", 2);
     // MQTT without TLS.
     let mut plain = TcpStream::connect(vip).unwrap();
