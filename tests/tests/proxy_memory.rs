@@ -11,7 +11,8 @@ use lb_tests::process::raise_descriptor_limit;
 use proxied::{Agent, Authority, Directory, client_config, eventually, free_port, served, tls};
 use rustls::version::{TLS12, TLS13};
 
-const CLIENTS: usize = 10_000;
+/// Clients that come before the measurement.
+const WARM: usize = 300;
 
 /// Memory that is the agent's own, in bytes.
 fn own_memory(agent: &Agent) -> usize {
@@ -23,7 +24,7 @@ fn own_memory(agent: &Agent) -> usize {
 
 /// What each of the clients takes. Some come before the measurement, so that what all have in common is there.
 fn each<C: Send>(agent: &Agent, connect: impl Fn(usize) -> C + Sync) -> usize {
-    let connect = &connect;
+    let (connect, count) = (&connect, clients());
     let many = |numbers: std::ops::Range<usize>| -> Vec<C> {
         let half = numbers.start + numbers.len() / 2;
         std::thread::scope(|scope| {
@@ -38,14 +39,31 @@ fn each<C: Send>(agent: &Agent, connect: impl Fn(usize) -> C + Sync) -> usize {
             agent.status()["flows"]["current"].as_u64() == u64::try_from(n).ok()
         });
     };
-    let warm = many(0..500);
-    flows(500);
+    let warm = many(0..WARM);
+    flows(WARM);
     let before = own_memory(agent);
-    let clients = many(500..500 + CLIENTS);
-    flows(500 + CLIENTS);
+    let clients = many(500..WARM + CLIENTS);
+    flows(WARM + count);
     let grown = own_memory(agent).saturating_sub(before);
     drop((warm, clients));
-    grown / CLIENTS
+    println!("{count} clients");
+    grown / count
+}
+
+/// As many clients as the limit of open files allows, which holds for this process with both ends of all
+/// connections as well as for the agent; 10,000 if it can be.
+fn clients() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: getrlimit writes the structure, which lives for the call.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    assert_eq!(result, 0);
+    let most = usize::try_from(limit.rlim_max / 2).unwrap();
+    let clients = most.saturating_sub(WARM + 300).min(10_000);
+    assert!(clients >= 5_000, "the hard limit of open files is too low");
+    clients
 }
 
 /// A backend that takes CONNECTs, and no thread for each.
