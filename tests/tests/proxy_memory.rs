@@ -42,7 +42,7 @@ fn each<C: Send>(agent: &Agent, connect: impl Fn(usize) -> C + Sync) -> usize {
     let warm = many(0..WARM);
     flows(WARM);
     let before = own_memory(agent);
-    let clients = many(500..WARM + CLIENTS);
+    let clients = many(WARM..WARM + count);
     flows(WARM + count);
     let grown = own_memory(agent).saturating_sub(before);
     drop((warm, clients));
