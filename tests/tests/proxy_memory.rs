@@ -4,7 +4,7 @@ mod proxied;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use lb_tests::process::raise_descriptor_limit;
@@ -66,32 +66,51 @@ fn clients() -> usize {
     clients
 }
 
-/// A backend that takes CONNECTs, and no thread for each.
-fn backend() -> SocketAddr {
-    raise_descriptor_limit().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        let mut open = Vec::new();
-        for mut stream in listener.incoming().flatten() {
-            if stream.read(&mut [0; 256]).is_ok_and(|n| n > 0)
-                && stream.write_all(&[0x20, 2, 0, 0, 1]).is_ok()
-            {
-                open.push(stream);
-            }
-        }
-    });
-    address
+/// A backend that takes CONNECTs, and no thread for each; its connections end when it is dropped.
+struct Quiet {
+    address: SocketAddr,
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
+impl Quiet {
+    fn start() -> Self {
+        raise_descriptor_limit().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, open) = (listener.local_addr().unwrap(), Arc::default());
+        let taken: Arc<Mutex<Vec<_>>> = Arc::clone(&open);
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                if stream.read(&mut [0; 256]).is_ok_and(|n| n > 0)
+                    && stream.write_all(&[0x20, 2, 0, 0, 1]).is_ok()
+                {
+                    taken.lock().unwrap().push(stream);
+                }
+            }
+        });
+        Self { address, open }
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        self.open.lock().unwrap().clear();
+    }
+}
+
+/// One after the other: there are only so many files.
 #[test]
-fn idle_clients_over_tcp() {
-    let backend = backend();
+fn idle_clients() {
+    over_tcp();
+    over_tls();
+}
+
+fn over_tcp() {
+    let backend = Quiet::start();
     let vip = free_port();
     let text = format!(
         "[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\""
     );
-    let agent = Agent::start("", &text, &[backend]);
+    let agent = Agent::start("", &text, &[backend.address]);
     let bytes = each(&agent, |n| {
         let mut stream = TcpStream::connect(vip).unwrap();
         served(&mut stream, &format!("client-{n}")).unwrap();
@@ -101,8 +120,7 @@ fn idle_clients_over_tcp() {
     assert!(bytes <= 4 << 10, "{bytes}");
 }
 
-#[test]
-fn idle_clients_over_tls() {
+fn over_tls() {
     let files = Directory::new();
     let authority = Authority::new("servers");
     let server = authority.sign("mqtt", &["mqtt.test"]);
@@ -110,14 +128,14 @@ fn idle_clients_over_tls() {
         files.write("server.crt", &server.cert),
         files.write("server.key", &server.key),
     );
-    let backend = backend();
     for versions in [&[&TLS13], &[&TLS12]] {
+        let backend = Quiet::start();
         let vip = free_port();
         let text = format!(
             "[[listener]]\nname = \"mqtt\"\nbind = [\"{vip}\"]\npool = \"emqx\"\ndatapath = \"proxy\"\n\
              tls = {{ cert = {cert:?}, key = {key:?} }}"
         );
-        let agent = Agent::start("", &text, &[backend]);
+        let agent = Agent::start("", &text, &[backend.address]);
         let config = Arc::new(client_config(&authority, None, versions));
         let bytes = each(&agent, |n| {
             let mut stream = tls(vip, "mqtt.test", &config).unwrap();
