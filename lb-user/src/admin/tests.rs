@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::model::*;
-use super::{Server, Source};
+use super::{Pages, Server, Source};
 
 /// Answers with [`status`]; remembers what it was asked.
 #[derive(Default)]
@@ -151,7 +151,7 @@ async fn start() -> Running {
     let address = server.address();
     let source = Arc::new(Fake::default());
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(server.serve(source.clone(), async {
+    tokio::spawn(server.serve(Pages::new(source.clone(), None), async {
         let _ = stopped.await;
     }));
     Running {

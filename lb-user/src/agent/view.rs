@@ -176,7 +176,7 @@ impl Source for View {
             pool: config.pool(l.pool).name.clone(),
             datapath: l.datapath.as_str().to_owned(),
             source: l.source.as_str().to_owned(),
-            proxy_protocol: if l.proxy_protocol { "v2" } else { "off" }.to_owned(),
+            proxy_protocol: l.proxy_protocol.as_str().to_owned(),
         });
         self.shared(|shared| Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
