@@ -43,7 +43,11 @@ fn a_client_that_moves_from_tcp_to_websocket_stays() {
         on[usize::from(first) - 1] += 1;
         let (mut stream, over_ws) = client(ws, &id);
         assert_eq!(over_ws, first, "{id} over WebSocket");
-        assert_eq!(served(&mut tcp(plain), &id).unwrap(), first, "{id} over TCP");
+        assert_eq!(
+            served(&mut tcp(plain), &id).unwrap(),
+            first,
+            "{id} over TCP"
+        );
         stream.write_all(&frame(0x82, b"hello")).unwrap();
         assert_eq!(next(&mut stream), Some((0x82, b"hello".to_vec())));
     }
@@ -79,7 +83,10 @@ fn frames_pass_untouched_however_the_connect_comes() {
     let zero = |bits: u8| frame(bits, b"");
     let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
         ("one frame", vec![frame(0x82, &packet)]),
-        ("a byte at a time on the wire", frame(0x82, &packet).iter().map(|b| vec![*b]).collect()),
+        (
+            "a byte at a time on the wire",
+            frame(0x82, &packet).iter().map(|b| vec![*b]).collect(),
+        ),
         ("a fragment for each byte", bytewise(false)),
         ("the same in one segment", vec![bytewise(false).concat()]),
         ("control frames in between", bytewise(true)),
@@ -90,9 +97,20 @@ fn frames_pass_untouched_however_the_connect_comes() {
         ),
         (
             "empty fragments",
-            vec![[zero(0x02), frame(0x00, halves.0), zero(0), frame(0x80, halves.1)].concat()],
+            vec![
+                [
+                    zero(0x02),
+                    frame(0x00, halves.0),
+                    zero(0),
+                    frame(0x80, halves.1),
+                ]
+                .concat(),
+            ],
         ),
-        ("an empty message first", vec![zero(0x82), frame(0x82, &packet)]),
+        (
+            "an empty message first",
+            vec![zero(0x82), frame(0x82, &packet)],
+        ),
     ];
     for (name, pieces) in cases {
         let mut stream = upgraded(vip);
@@ -110,7 +128,10 @@ fn frames_pass_untouched_however_the_connect_comes() {
         assert_eq!(connack, (0x82, vec![0x20, 2, 0, 0, 1]), "{name}");
         let all = pieces.concat();
         let asked = if name.contains("control") || pings.len() > 1 {
-            (0..packet.len()).filter(|n| n % 3 == 1).map(|n| vec![n as u8]).collect()
+            (0..packet.len())
+                .filter(|n| n % 3 == 1)
+                .map(|n| vec![n as u8])
+                .collect()
         } else {
             Vec::<Vec<u8>>::new()
         };
@@ -124,7 +145,11 @@ fn frames_pass_untouched_however_the_connect_comes() {
         assert!(got == wanted, "{name}: {got:02x?}\n{wanted:02x?}");
         // From here on everything is between the two.
         stream.write_all(&frame(0x89, b"to the node")).unwrap();
-        assert_eq!(next(&mut stream), Some((0x8a, b"to the node".to_vec())), "{name}");
+        assert_eq!(
+            next(&mut stream),
+            Some((0x8a, b"to the node".to_vec())),
+            "{name}"
+        );
     }
 }
 
@@ -166,7 +191,10 @@ fn packets_behind_the_connect_and_long_messages_pass() {
     writing.join().unwrap();
     assert!(messages == [long], "the message comes back as it was");
     assert_eq!((pongs, &code[..]), (1, &[3, 0xe8][..]));
-    assert!(node.last().frames == bytes, "and the node got what was sent");
+    assert!(
+        node.last().frames == bytes,
+        "and the node got what was sent"
+    );
     assert_eq!(next(&mut stream), None);
 }
 
@@ -188,12 +216,18 @@ fn the_node_is_asked_what_the_client_asked() {
     let head = read_head(&mut stream).unwrap();
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     assert_eq!(header(&head, "sec-websocket-extensions"), None);
-    stream.write_all(&frame(0x82, &connect_packet("far"))).unwrap();
+    stream
+        .write_all(&frame(0x82, &connect_packet("far")))
+        .unwrap();
     assert_eq!(next(&mut stream).unwrap().1[4], 1);
     let seen = node.last();
     assert_eq!(seen.before[..12], *b"\r\n\r\n\0\r\nQUIT\n");
     assert_eq!(seen.before[16..24], [192, 0, 2, 7, 192, 0, 2, 9]);
-    assert!(seen.head.starts_with("GET /broker?v=5 HTTP/1.1\r\n"), "{}", seen.head);
+    assert!(
+        seen.head.starts_with("GET /broker?v=5 HTTP/1.1\r\n"),
+        "{}",
+        seen.head
+    );
     for (name, value) in [
         ("host", Some("mqtt.example")),
         ("x-forwarded-for", Some("192.0.2.7")),
@@ -219,9 +253,20 @@ fn wrong_frames_are_closed_with_a_code_and_counted() {
     let node = Node::start(1);
     let (agent, vip) = agent("", "", &[&node]);
     let long = [vec![0x82, 0x80 | 127], vec![0, 0, 0, 0, 0, 0, 0, 9]].concat();
-    let huge = [b"\x10\xff\xff\x03\0\x04MQTT\x05\x02\0\x3c\xe0\xfe\x03".to_vec(), b"\x26\0\x80".to_vec(), vec![b'x'; 128], b"\x4e\x20".to_vec(), vec![b'y'; 20_000]].concat();
+    let huge = [
+        b"\x10\xff\xff\x03\0\x04MQTT\x05\x02\0\x3c\xe0\xfe\x03".to_vec(),
+        b"\x26\0\x80".to_vec(),
+        vec![b'x'; 128],
+        b"\x4e\x20".to_vec(),
+        vec![b'y'; 20_000],
+    ]
+    .concat();
     let cases: Vec<(Vec<u8>, u16, &str)> = vec![
-        ([vec![0x82, 20], connect_packet("unmasked")].concat(), 1002, "reject_ws_unmasked"),
+        (
+            [vec![0x82, 20], connect_packet("unmasked")].concat(),
+            1002,
+            "reject_ws_unmasked",
+        ),
         (frame(0xc2, b"rsv1"), 1002, "reject_ws_reserved"),
         (frame(0xa2, b"rsv2"), 1002, "reject_ws_reserved"),
         (frame(0x92, b"rsv3"), 1002, "reject_ws_reserved"),
@@ -232,10 +277,18 @@ fn wrong_frames_are_closed_with_a_code_and_counted() {
         (frame(0x09, b"half a ping"), 1002, "reject_ws_control"),
         (frame(0x89, &[b'x'; 126]), 1002, "reject_ws_control"),
         (frame(0x88, &[3]), 1002, "reject_ws_control"),
-        (frame(0x88, &1005u16.to_be_bytes()), 1002, "reject_ws_control"),
+        (
+            frame(0x88, &1005u16.to_be_bytes()),
+            1002,
+            "reject_ws_control",
+        ),
         (frame(0x88, &[3, 0xe8, 0xff]), 1007, "reject_ws_control"),
         (frame(0x80, b"of what?"), 1002, "reject_ws_fragment"),
-        ([frame(0x02, b"\x10"), frame(0x82, b"\x10")].concat(), 1002, "reject_ws_fragment"),
+        (
+            [frame(0x02, b"\x10"), frame(0x82, b"\x10")].concat(),
+            1002,
+            "reject_ws_fragment",
+        ),
         (frame(0x82, b"GET / HTTP/1.1"), 1002, "reject_not_connect"),
         (frame(0x82, &huge), 1009, "reject_oversized_packet"),
     ];
@@ -270,19 +323,30 @@ fn handshakes_that_cannot_be_are_refused() {
         ("GET", "PUT", "400"),
     ] {
         let (head, why) = ask(&mut tcp(vip), &UPGRADE.replacen(from, to, 1));
-        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{to}: {head}{why}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{to}: {head}{why}"
+        );
         if status == "426" {
-            assert_eq!(header(&head, "sec-websocket-version").as_deref(), Some("13"));
+            assert_eq!(
+                header(&head, "sec-websocket-version").as_deref(),
+                Some("13")
+            );
         }
     }
     agent.counted("reject_ws_upgrade", 6);
     // No HTTP, and too much of it.
     let mut stream = tcp(vip);
-    stream.write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0\r\n\r\n").unwrap();
+    stream
+        .write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0\r\n\r\n")
+        .unwrap();
     assert!(read_head(&mut stream).is_ok_and(|head| head.starts_with("HTTP/1.1 400 ")));
     agent.counted("reject_http", 1);
     let mut stream = tcp(vip);
-    let long = format!("GET /mqtt HTTP/1.1\r\nX-Long: {}\r\n\r\n", "x".repeat(40_000));
+    let long = format!(
+        "GET /mqtt HTTP/1.1\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(40_000)
+    );
     let _ = stream.write_all(long.as_bytes());
     assert!(read_head(&mut stream).is_ok_and(|head| head.starts_with("HTTP/1.1 431 ")));
     agent.counted("reject_http", 2);
@@ -294,15 +358,23 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
     let (agent, vip) = agent("", "max_flows = 1", &[&node]);
     let (mut first, _) = client(vip, "first");
     let mut second = upgraded(vip);
-    second.write_all(&frame(0x82, &connect_packet("second"))).unwrap();
+    second
+        .write_all(&frame(0x82, &connect_packet("second")))
+        .unwrap();
     assert_eq!(next(&mut second), Some((0x82, vec![0x20, 2, 0, 3])));
     assert_eq!(closed(&mut second), Some(1013));
     agent.counted("listener_full", 1);
     agent.command(&["disable", "emqx1"]);
-    assert_eq!(next(&mut first), None, "a disabled node's clients are cut off");
+    assert_eq!(
+        next(&mut first),
+        None,
+        "a disabled node's clients are cut off"
+    );
     eventually("there is room again", || {
         let mut third = upgraded(vip);
-        third.write_all(&frame(0x82, &connect_packet("third"))).unwrap();
+        third
+            .write_all(&frame(0x82, &connect_packet("third")))
+            .unwrap();
         assert_eq!(next(&mut third), Some((0x82, vec![0x20, 2, 0, 3])));
         assert_eq!(closed(&mut third), Some(1013));
         agent.counter("no_backend") > 0
@@ -310,7 +382,9 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
     agent.command(&["ready", "emqx1"]);
     agent.command(&["block", "--client", "bad"]);
     let mut blocked = upgraded(vip);
-    blocked.write_all(&frame(0x82, &connect_packet("bad"))).unwrap();
+    blocked
+        .write_all(&frame(0x82, &connect_packet("bad")))
+        .unwrap();
     assert_eq!(next(&mut blocked), Some((0x82, vec![0x20, 2, 0, 5])));
     assert_eq!(closed(&mut blocked), Some(1008));
 }
@@ -318,7 +392,11 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
 #[test]
 fn a_node_whose_websocket_fails_is_passed_over_and_not_suspected() {
     let good = Node::start(1);
-    let bad = [Node::without_websocket(2), Node::without_websocket(3), Node::without_websocket(4)];
+    let bad = [
+        Node::without_websocket(2),
+        Node::without_websocket(3),
+        Node::without_websocket(4),
+    ];
     // 2 refuses. 3 has none at that path, and 4 doesn't know what the key is for.
     listen(bad[1].ip, WEBSOCKET, |mut stream| {
         let _ = read_head(&mut stream);
@@ -348,7 +426,9 @@ fn a_node_whose_websocket_fails_is_passed_over_and_not_suspected() {
     for backend in status["pools"][0]["backends"].as_array().unwrap() {
         assert_eq!(backend["state"], "up");
     }
-    let mut on: Vec<u8> = (0..4).map(|n| served(&mut tcp(plain), &format!("t{n}")).unwrap()).collect();
+    let mut on: Vec<u8> = (0..4)
+        .map(|n| served(&mut tcp(plain), &format!("t{n}")).unwrap())
+        .collect();
     on.sort_unstable();
     on.dedup();
     assert!(on.len() > 1, "over TCP all of them serve: {on:?}");

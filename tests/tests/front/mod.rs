@@ -158,7 +158,9 @@ fn websocket(mut stream: TcpStream, number: u8, seen: &Arc<Mutex<Seen>>) {
     seen.lock().unwrap().head = String::from_utf8_lossy(&head).into_owned();
     let answer = |_: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         let mqtt = "mqtt".parse().unwrap();
-        response.headers_mut().insert("sec-websocket-protocol", mqtt);
+        response
+            .headers_mut()
+            .insert("sec-websocket-protocol", mqtt);
         Ok(response)
     };
     // The request once more, then what is recorded.
@@ -238,7 +240,10 @@ fn dashboard(stream: TcpStream, number: u8) -> io::Result<()> {
         let extra = "Keep-Alive: timeout=5\r\nX-Node: yes\r\n";
         if let Some(n) = path.strip_prefix("/download/") {
             let n: usize = n.parse().unwrap();
-            write!(stream, "HTTP/1.1 200 OK\r\n{extra}Content-Length: {n}\r\n\r\n")?;
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\n{extra}Content-Length: {n}\r\n\r\n"
+            )?;
             let chunk = vec![b'd'; 65_536];
             let mut left = n;
             while left > 0 {
@@ -311,7 +316,10 @@ pub fn upgraded(to: SocketAddr) -> TcpStream {
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let accept = header(&head, "sec-websocket-accept");
     assert_eq!(accept.as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    assert_eq!(header(&head, "sec-websocket-protocol").as_deref(), Some("mqtt"));
+    assert_eq!(
+        header(&head, "sec-websocket-protocol").as_deref(),
+        Some("mqtt")
+    );
     stream
 }
 
