@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mqlb::config::{
     Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
-    SourceLimits, Sticky, parse, parse_with,
+    SourceLimits, Sticky, parse_with,
 };
 
 fn environment(name: &str) -> Result<String, VarError> {
