@@ -357,12 +357,16 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
     let node = Node::start(1);
     let (agent, vip) = agent("", "max_flows = 1", &[&node]);
     let (mut first, _) = client(vip, "first");
-    let mut second = upgraded(vip);
-    second
-        .write_all(&frame(0x82, &connect_packet("second")))
-        .unwrap();
-    assert_eq!(next(&mut second), Some((0x82, vec![0x20, 2, 0, 3])));
-    assert_eq!(closed(&mut second), Some(1013));
+    // A count that was under way when the first came may give away a place too many.
+    eventually("the listener is full", || {
+        let mut second = upgraded(vip);
+        second
+            .write_all(&frame(0x82, &connect_packet("second")))
+            .unwrap();
+        let refused = next(&mut second) == Some((0x82, vec![0x20, 2, 0, 3]));
+        assert!(!refused || closed(&mut second) == Some(1013));
+        refused
+    });
     agent.counted("listener_full", 1);
     agent.command(&["disable", "emqx1"]);
     assert_eq!(
