@@ -98,7 +98,7 @@ const ROWS: &[Row] = &[
     row("\"127.0.0.1:8888\"", "8888", 2, "http must be a string, found an integer", "http = \"127.0.0.1:8888\""),
     row("[\"eth0\", \"eth1\"]", "[\"eth0\", 1]", 4, "interfaces must be a string, found an integer", "[\"eth0\"]"),
     row("[\"eth0\", \"eth1\"]", "true", 4, "interfaces must be a string, found a boolean", "[\"eth0\"]"),
-    row("\"off\"", "true", 12, "proxy_protocol must be a string, found a boolean", "\"off\" or \"v2\""),
+    row("\"off\"", "true", 12, "proxy_protocol must be a string, found a boolean", "\"v2-ssl-cn\""),
     row("proxy_protocol = \"off\"", "proxy_protocol = \"v2-ssl\"", 12, "tells of a TLS handshake, and this listener has none", "\"v2\", or give the listener tls"),
     row("proxy_protocol = \"off\"", "sticky = \"cn\"", 12, "needs clients' certificates", "client_ca"),
     row("proxy_protocol = \"off\"", "tls = { cert = \"/a\" }", 12, "tls lacks the key \"key\"", "/etc/mqlb/server.key"),
