@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mqlb::config::{
     Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
-    SourceLimits, Sticky, parse, parse_with,
+    SourceLimits, Sticky, parse_with,
 };
 
 fn environment(name: &str) -> Result<String, VarError> {
@@ -565,6 +565,63 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 24, "{text}");
+    assert_eq!(defaults, 25, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
+}
+
+#[test]
+fn websocket_and_the_http_front() {
+    let text = r#"
+[admin]
+stats_password = "${STATS_PASSWORD:-}"
+[[listener]]
+name = "ws"
+kind = "ws"
+bind = ["10.77.0.2:8083"]
+pool = "emqx"
+[[listener]]
+name = "front"
+kind = "http"
+bind = ["[::]:${PORT}"]
+path = "/broker"
+ws_port = 8093
+http_port = 18093
+pool = "emqx"
+[[listener]]
+name = "mqtt"
+bind = ["0.0.0.0:1883", "[::]:1883"]
+datapath = "proxy"
+pool = "emqx"
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+"#;
+    let variable = |name: &str| match name {
+        "PORT" => Ok("8080".to_owned()),
+        _ => Err(std::env::VarError::NotPresent),
+    };
+    let config = mqlb::config::parse(text, &variable, &|_, _| Ok(Vec::new())).unwrap();
+    let [ws, front, mqtt] = &config.listeners[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(ws.kind.to_string(), "ws /mqtt :8083");
+    assert_eq!(
+        front.kind.to_string(),
+        "http /broker :8093, dashboard :18093"
+    );
+    assert_eq!(mqtt.kind.to_string(), "mqtt");
+    assert_eq!(front.bind, ["[::]:8080".parse().unwrap()]);
+    for listener in &config.listeners {
+        assert_eq!(listener.only(), Some(Datapath::Proxy), "{}", listener.name);
+    }
+    // What is empty is none.
+    assert_eq!(config.admin.stats_password, None);
+    let overlap = text.replace("10.77.0.2:8083", "10.77.0.2:1883");
+    let problems = mqlb::config::parse(&overlap, &variable, &|_, _| Ok(Vec::new())).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0]
+            .message
+            .contains("0.0.0.0:1883 and 10.77.0.2:1883 of line 7 overlap")
+    );
 }

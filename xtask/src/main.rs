@@ -73,6 +73,7 @@ const TEST: &[Need] = &[
     Need::Build,
     Need::Kernel,
     Need::Compose,
+    Need::Clients,
     Need::Package,
     Need::Service,
 ];

@@ -84,6 +84,7 @@ fn status() -> Status {
         }],
         listeners: vec![ListenerStatus {
             name: "mqtt".into(),
+            kind: "mqtt".into(),
             bind: vec!["10.77.0.2:1883".into()],
             pool: "emqx".into(),
             datapath: "xdp".into(),

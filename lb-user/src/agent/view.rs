@@ -172,6 +172,7 @@ impl Source for View {
         let named = |v: &Verdict| (v.name().to_owned(), counters[*v as usize]);
         let listeners = config.listeners.iter().map(|l| ListenerStatus {
             name: l.name.clone(),
+            kind: l.kind.as_str().to_owned(),
             bind: l.bind.iter().map(ToString::to_string).collect(),
             pool: config.pool(l.pool).name.clone(),
             datapath: l.datapath.as_str().to_owned(),

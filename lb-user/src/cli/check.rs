@@ -107,21 +107,28 @@ fn summary(config: &Config) -> String {
     }
     let mut listeners = Table::new([
         "LISTENER",
+        "KIND",
         "VIP",
         "POOL",
         "DATAPATH",
         "SOURCE",
         "PROXY",
+        "TRUSTED",
         ">MAX FLOWS",
     ]);
     for listener in &config.listeners {
         listeners.row([
             listener.name.clone(),
+            listener.kind.to_string(),
             join(&listener.bind),
             config.pool(listener.pool).name.clone(),
             listener.datapath.as_str().to_owned(),
             listener.source.as_str().to_owned(),
             listener.proxy_protocol.as_str().to_owned(),
+            match &listener.trusted_proxies[..] {
+                [] => "-".to_owned(),
+                trusted => join(trusted),
+            },
             limit(listener.max_flows),
         ]);
     }
@@ -196,6 +203,10 @@ fn describe(config: &Config) -> Value {
     let listener = |listener: &Listener| {
         json!({
             "name": listener.name,
+            "kind": listener.kind.as_str(),
+            "path": listener.kind.websocket().map(|websocket| &websocket.path),
+            "ws_port": listener.kind.websocket().map(|websocket| websocket.port),
+            "http_port": listener.kind.dashboard(),
             "bind": listener.bind,
             "pool": config.pool(listener.pool).name,
             "datapath": listener.datapath.as_str(),
@@ -203,6 +214,7 @@ fn describe(config: &Config) -> Value {
             "proxy_protocol": listener.proxy_protocol.as_str(),
             "tls": listener.tls.as_ref().map(describe_tls),
             "sticky": listener.sticky.as_str(),
+            "trusted_proxies": listener.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "max_flows": listener.max_flows,
         })
     };

@@ -150,7 +150,7 @@ mod tests {
                 task.unwrap()
             })
             .collect();
-        let mut places = places.lock().unwrap();
+        let mut places = std::mem::take(&mut *places.lock().unwrap());
         let away = places[0].leave();
         assert_eq!(silent.count(), 1);
         places[0].come_back(away);

@@ -168,10 +168,24 @@ impl Agent {
         backends: &[SocketAddr],
         starter: &[&str],
     ) -> Self {
+        Self::start_as(("", more), listeners, backends, starter)
+    }
+
+    /// The same, with further keys of `[admin]`.
+    pub fn start_with_admin(keys: &str, listeners: &str, backends: &[SocketAddr]) -> Self {
+        Self::start_as((keys, ""), listeners, backends, &[])
+    }
+
+    fn start_as(
+        (keys, more): (&str, &str),
+        listeners: &str,
+        backends: &[SocketAddr],
+        starter: &[&str],
+    ) -> Self {
         let directory = Directory::new();
         let admin = free_port();
         let mut text = format!(
-            "[admin]\nhttp = \"{admin}\"\n[agent]\nname = \"tls\"\nstate_dir = \"{}\"\n{more}\n{listeners}\n[pool.emqx]\n",
+            "[admin]\nhttp = \"{admin}\"\n{keys}\n[agent]\nname = \"tls\"\nstate_dir = \"{}\"\n{more}\n{listeners}\n[pool.emqx]\n",
             directory.path().join("state").display()
         );
         for (n, address) in (1..).zip(backends) {
@@ -196,6 +210,10 @@ impl Agent {
             process,
             admin,
         }
+    }
+
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     pub fn command(&self, arguments: &[&str]) -> Output {

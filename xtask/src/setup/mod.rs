@@ -4,6 +4,7 @@
 //! Debian and Ubuntu the missing pieces are installed; elsewhere the exact commands are printed.
 
 mod apt;
+mod clients;
 mod distro;
 mod linker;
 mod newer;
@@ -27,6 +28,8 @@ pub enum Need {
     Kernel,
     /// To run the tests of docker-compose.yml.
     Compose,
+    /// To run the tests with clients of others.
+    Clients,
     /// To boot other kernels.
     Vm,
     /// To build the static program.
@@ -59,6 +62,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
     if needs.contains(&Need::Kernel) {
         bpffs()?;
+    }
+    if needs.contains(&Need::Clients) {
+        clients::ensure()?;
     }
     if needs.contains(&Need::Compose) {
         newer::ensure()?;
