@@ -1,11 +1,12 @@
 //! `mqlb-lab bench`: the systems in one run, in turn, and a report.
 //!
 //! - [`systems`]: what is measured; [`scenarios`]: what it is made to do, by the clients of [`load`] and before
-//!   brokers that only answer ([`responder`]); [`cpu`]: what that cost.
+//!   brokers that only answer ([`responder`]); [`cpu`]: what that cost; [`report`]: how it is told.
 
 pub mod cpu;
 pub mod load;
 mod packets;
+pub mod report;
 pub mod responder;
 pub mod scenarios;
 pub mod systems;
@@ -16,6 +17,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use report::machine::Machine;
+use report::statistics::spread;
+use report::{Report, promises};
 use scenarios::{ALL, Facts, Scale, Scenario, Values};
 use systems::{Arena, System};
 
@@ -37,8 +41,26 @@ pub struct Options {
     #[arg(long)]
     seconds: Option<f64>,
     /// Brokers of each system
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=20))]
     brokers: u8,
+    /// One more HAProxy, beside the installed one (repeatable)
+    #[arg(long, value_name = "PATH")]
+    haproxy: Vec<std::path::PathBuf>,
+    /// The variants of HAProxy and of the direct route too
+    #[arg(long)]
+    variants: bool,
+    /// Idle connections in the measurement of memory
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=800_000))]
+    connections: u32,
+    /// Neither the cost of single packets nor that of many flows: only what goes over wires
+    #[arg(long)]
+    wires_only: bool,
+    /// Where report.json, report.md and report.html go
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/bench")]
+    out: std::path::PathBuf,
+    /// Write the report to this file too: BENCHMARKS.md of the repository
+    #[arg(long, value_name = "FILE")]
+    write: Option<std::path::PathBuf>,
 }
 
 /// One measurement.
@@ -51,37 +73,140 @@ pub struct Sample {
 }
 
 /// # Errors
-/// Not root, or a system doesn't start or fails.
+/// Wrong use, not root, or a system doesn't start or fails.
 pub fn run(options: &Options) -> Result<()> {
     crate::lab::require_root()?;
+    let scale = scale(options);
+    let systems = systems(options)?;
+    let scenarios = chosen(options)?;
+    let entries = systems
+        .iter()
+        .map(|system| {
+            Ok(report::Entry {
+                name: system.name.clone(),
+                version: system.version()?,
+            })
+        })
+        .collect::<Result<_>>()?;
+    let machine = Machine::here()?;
+    let (packets, flows) = match options.wires_only {
+        true => (None, None),
+        false => (example("nanoseconds")?, example("flows")?),
+    };
+    let samples = measure_all(&systems, &scenarios, &scale, usize::from(options.brokers))?;
+    let haproxy = systems.iter().find(|system| system.is_haproxy());
+    let haproxy = haproxy.map(|system| system.name.as_str());
+    let report = Report {
+        command: command(),
+        machine,
+        scale,
+        systems: entries,
+        scenarios: scenarios.iter().map(|one| (*one).into()).collect(),
+        promises: promises::judge(&samples, haproxy, flows.as_ref()),
+        samples,
+        packets,
+        flows,
+    };
+    report.write(&options.out)?;
+    let text = report.markdown();
+    println!("{text}");
+    if let Some(file) = &options.write {
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    eprintln!("report: {}/report.html", options.out.display());
+    Ok(())
+}
+
+fn scale(options: &Options) -> Scale {
     let (rounds, seconds) = if options.quick { (3, 0.5) } else { (10, 2.0) };
-    let scale = Scale {
+    Scale {
         rounds: options.rounds.unwrap_or(rounds),
         seconds: options.seconds.unwrap_or(seconds),
-        known: 10_000,
-        storm: 5_000,
-        connections: 20_000,
-        bulk: 256 << 20,
+        known: if options.quick { 2_000 } else { 10_000 },
+        storm: if options.quick { 2_000 } else { 10_000 },
+        connections: options.connections as usize,
+        bulk: if options.quick { 64 << 20 } else { 512 << 20 },
+    }
+}
+
+fn systems(options: &Options) -> Result<Vec<System>> {
+    let mut names: Vec<String> = options.systems.clone();
+    if names.is_empty() {
+        names.extend(systems::USUAL.map(String::from));
+    }
+    if options.variants {
+        names.extend(systems::VARIANTS.map(String::from));
+    }
+    for path in &options.haproxy {
+        names.push(format!("haproxy@{}", path.display()));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names.iter().map(|name| System::named(name)).collect()
+}
+
+fn chosen(options: &Options) -> Result<Vec<&'static Scenario>> {
+    for name in &options.scenarios {
+        ensure!(
+            ALL.iter().any(|one| one.name == name),
+            "no scenario is named {name}; there are {}",
+            ALL.map(|one| one.name).join(", ")
+        );
+    }
+    let wanted = |one: &&Scenario| {
+        options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == one.name)
     };
-    let names: Vec<&str> = match options.systems.is_empty() {
-        true => systems::USUAL.to_vec(),
-        false => options.systems.iter().map(String::as_str).collect(),
+    Ok(ALL.into_iter().filter(wanted).collect())
+}
+
+/// What one would type to do it again; `cargo xtask bench` says what was typed.
+fn command() -> String {
+    std::env::var("MQLB_BENCH_COMMAND").unwrap_or_else(|_| {
+        let words: Vec<_> = std::env::args().skip(1).collect();
+        format!("mqlb-lab {}", words.join(" "))
+    })
+}
+
+/// Runs an example of lb-user that measures by itself and prints JSON; none if it was not built.
+fn example(name: &str) -> Result<Option<serde_json::Value>> {
+    let Ok(path) = crate::lab::sibling_binary(&format!("examples/{name}")) else {
+        eprintln!("the example {name} is left out: cargo build --release -p lb-user --examples builds it");
+        return Ok(None);
     };
-    let wanted: Vec<&Scenario> = ALL
-        .into_iter()
-        .filter(|one| options.scenarios.is_empty() || options.scenarios.iter().any(|name| name == one.name))
-        .collect();
-    ensure!(!wanted.is_empty(), "no such scenario");
-    let mut arenas = names
+    eprintln!("{name} ...");
+    let said = crate::netns::run(std::process::Command::new(path).arg("--json"))?;
+    let json = serde_json::from_str(&said);
+    Ok(Some(json.with_context(|| format!("the example {name} printed no JSON"))?))
+}
+
+fn measure_all(
+    systems: &[System],
+    scenarios: &[&'static Scenario],
+    scale: &Scale,
+    brokers: usize,
+) -> Result<Vec<Sample>> {
+    let mut arenas = systems
         .iter()
-        .map(|name| Arena::new(System::named(name)?, usize::from(options.brokers)))
+        .map(|system| Arena::new(system.clone(), brokers))
         .collect::<Result<Vec<_>>>()?;
     let mut samples = Vec::new();
-    let facts = Facts::default();
-    for scenario in wanted {
-        measure(scenario, &mut arenas, &scale, &facts, &mut samples)?;
+    let mut facts = Facts::default();
+    for scenario in scenarios {
+        measure(scenario, &mut arenas, scale, &facts, &mut samples)?;
+        if scenario.name == scenarios::pairs::SCENARIO.name {
+            facts.peak = weakest(systems, &samples);
+        }
     }
-    Ok(())
+    Ok(samples)
+}
+
+/// Requests a second, closed loop, of the system that can do least.
+fn weakest(systems: &[System], samples: &[Sample]) -> f64 {
+    let peak = |system: &System| {
+        spread(samples, scenarios::pairs::SCENARIO.name, &system.name, "rate")
+            .map_or(f64::INFINITY, |spread| spread.median)
+    };
+    systems.iter().map(peak).fold(f64::INFINITY, f64::min)
 }
 
 fn measure(

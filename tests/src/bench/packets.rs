@@ -9,6 +9,9 @@ pub const PINGRESP: [u8; 2] = [0xd0, 0];
 /// The first byte of a PUBLISH with QoS 0, without its retain flag.
 pub const PUBLISH_QOS_0: u8 = 0x30 >> 1;
 
+/// Whoever subscribes to it is told the broker's address.
+pub const NAME: &str = "name";
+
 /// CONNECT with a clean session and a keep-alive that no benchmark outlasts (section 3.1).
 pub fn connect(id: &str) -> Vec<u8> {
     let mut connect = crate::raw::Connect::new(id);

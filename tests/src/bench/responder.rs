@@ -2,7 +2,8 @@
 //! measured is what lies between client and broker. It keeps no sessions and routes no messages.
 //!
 //! CONNECT is answered by CONNACK, PINGREQ by PINGRESP, PUBLISH with QoS 1 by PUBACK, SUBSCRIBE by SUBACK and,
-//! if the filter is `bulk/N`, by N bytes of PUBLISH; other packets are taken and forgotten.
+//! if the filter is `bulk/N`, by N bytes of PUBLISH, if it is `name`, by the broker's address; other packets are taken
+//! and forgotten.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -180,7 +181,11 @@ impl Connection {
                     return false;
                 };
                 self.unsent.extend([0x90, 3, id[0], id[1], 0]);
-                if let Some(bytes) = filter.strip_prefix("bulk/") {
+                if filter == packets::NAME {
+                    let name = self.stream.local_addr().map(|address| address.to_string());
+                    let name = name.unwrap_or_default();
+                    self.unsent.extend(packets::publish(packets::NAME, name.as_bytes(), None));
+                } else if let Some(bytes) = filter.strip_prefix("bulk/") {
                     self.bulk += bytes.parse().unwrap_or(0);
                 }
             }

@@ -143,6 +143,15 @@ impl Attempt {
     }
 }
 
+/// Says DISCONNECT on connections that are still open.
+pub fn leave(held: &Held) {
+    for mut stream in held {
+        // Those that are closed already need none.
+        let _ = stream.write(&packets::DISCONNECT);
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 /// Connects a client for each of `ids`, or until the plan's limit.
 ///
 /// # Errors

@@ -1,12 +1,14 @@
 //! The benchmarks' clients: one thread with epoll, in the clients' namespace.
 //!
 //! [`dial`]: many connects at a time, kept or closed again; [`closed`]: requests, each after the answer to the
-//! one before; [`open`]: requests at a given rate, whatever the answers do; [`bulk`]: much data on one connection.
+//! one before; [`open`]: requests at a given rate, whatever the answers do; [`bulk`]: much data on one connection;
+//! [`place`]: which broker a client got.
 
 pub mod bulk;
 pub mod closed;
 pub mod dial;
 pub mod open;
+pub mod place;
 
 use std::net::TcpStream;
 use std::time::Duration;

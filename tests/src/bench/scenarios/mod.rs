@@ -1,7 +1,15 @@
 //! What the systems are made to do, a file for each.
 
+pub mod bulk;
 pub mod churn;
+pub mod flood;
+pub mod latency;
+pub mod memory;
+pub mod messages;
+pub mod moved;
 pub mod pairs;
+pub mod restart;
+pub mod storm;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,7 +82,22 @@ pub struct Facts {
 }
 
 /// In the order in which they run.
-pub const ALL: [&Scenario; 3] = [&churn::KNOWN, &churn::NEW, &pairs::SCENARIO];
+pub const ALL: [&Scenario; 14] = [
+    &pairs::SCENARIO,
+    &churn::KNOWN,
+    &churn::NEW,
+    &storm::KNOWN,
+    &storm::NEW,
+    &latency::LOW,
+    &latency::LOADED,
+    &messages::SCENARIO,
+    &bulk::SCENARIO,
+    &flood::SCENARIO,
+    &memory::SCENARIO,
+    &restart::GRACEFUL,
+    &restart::KILL,
+    &moved::SCENARIO,
+];
 
 const fn lower(key: &'static str, title: &'static str, unit: &'static str) -> Metric {
     Metric {

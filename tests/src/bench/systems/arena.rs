@@ -4,9 +4,9 @@
 //! without being started anew.
 
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::{Kind, System, haproxy, nftables};
 use crate::balancer;
@@ -16,6 +16,7 @@ use crate::lab::{self, Lab};
 use crate::mqlb::Mqlb;
 use crate::plan::MQTT_PORT;
 use crate::process::Process;
+use crate::sockets;
 
 /// Clients' addresses beside the first.
 const OTHER_CLIENTS: u8 = 15;
@@ -209,6 +210,45 @@ impl Arena {
             }
         }
         Ok(())
+    }
+
+    /// Forwards by XDP.
+    pub fn is_xdp(&self) -> bool {
+        self.system.kind == Kind::MqlbXdp
+    }
+
+    /// Waits until no client is connected to any broker.
+    ///
+    /// # Errors
+    /// There still are some after 30 s.
+    pub fn settle(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let brokers = self.brokers.iter().flatten();
+            let counts = brokers.map(|broker| sockets::established(broker.id(), MQTT_PORT));
+            let left: usize = counts.sum::<Result<_>>()?;
+            // A health check may be there.
+            if left <= self.brokers.len() {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{left} connections are still open"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What broker `n` calls itself.
+    pub fn broker_address(&self, n: usize) -> String {
+        self.lab.topology.plan.broker(n).sockets(MQTT_PORT)[0].to_string()
+    }
+
+    /// Waits until the balancer has noticed that a broker went or came back. Asking each kind of balancer would be
+    /// more exact, but here nothing is measured.
+    pub fn wait_for_checks(&self) {
+        // Twice what two checks in a row need, at one a second.
+        std::thread::sleep(Duration::from_secs(5));
     }
 
     /// Ends broker `n`; its connections are reset.
