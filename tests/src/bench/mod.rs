@@ -91,7 +91,7 @@ pub fn run(options: &Options) -> Result<()> {
     let machine = Machine::here()?;
     let (packets, flows) = match options.wires_only {
         true => (None, None),
-        false => (example("nanoseconds")?, example("flows")?),
+        false => (nanoseconds(&[])?, nanoseconds(&["--flows"])?),
     };
     let samples = measure_all(&systems, &scenarios, &scale, usize::from(options.brokers))?;
     let haproxy = systems.iter().find(|system| system.is_haproxy());
@@ -167,16 +167,17 @@ fn command() -> String {
     })
 }
 
-/// Runs an example of lb-user that measures by itself and prints JSON; none if it was not built.
-fn example(name: &str) -> Result<Option<serde_json::Value>> {
-    let Ok(path) = crate::lab::sibling_binary(&format!("examples/{name}")) else {
-        eprintln!("the example {name} is left out: cargo build --release -p lb-user --examples builds it");
+/// Runs lb-user's example, which measures by itself and prints JSON; none if it was not built.
+fn nanoseconds(arguments: &[&str]) -> Result<Option<serde_json::Value>> {
+    let Ok(path) = crate::lab::sibling_binary("examples/nanoseconds") else {
+        eprintln!("single packets are left out: cargo build --release -p lb-user --example nanoseconds");
         return Ok(None);
     };
-    eprintln!("{name} ...");
-    let said = crate::netns::run(std::process::Command::new(path).arg("--json"))?;
+    eprintln!("nanoseconds {} ...", arguments.join(" "));
+    let mut command = std::process::Command::new(path);
+    let said = crate::netns::run(command.args(arguments).arg("--json"))?;
     let json = serde_json::from_str(&said);
-    Ok(Some(json.with_context(|| format!("the example {name} printed no JSON"))?))
+    Ok(Some(json.context("the example nanoseconds printed no JSON")?))
 }
 
 fn measure_all(

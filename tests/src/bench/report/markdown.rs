@@ -188,7 +188,7 @@ fn flows(flows: Option<&Value>) -> String {
         return String::new();
     };
     let mut text = String::from(
-        "\n## Many flows\n\n`cargo run --release -p lb-user --example flows`: so many connections in the real flow map, and \
+        "\n## Many flows\n\n`cargo run --release -p lb-user --example nanoseconds -- --flows`: so many connections in the real flow map, and \
          packets of random ones through the real program.\n\n| connections | a packet of one of them, ns | a set-up by the kernel, ns | \
          memory of the map, MB |\n|---:|---:|---:|---:|\n",
     );

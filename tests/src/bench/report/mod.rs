@@ -29,7 +29,7 @@ pub struct Report {
     pub samples: Vec<Sample>,
     /// What the example `nanoseconds` printed.
     pub packets: Option<Value>,
-    /// What the example `flows` printed.
+    /// The same with `--flows`.
     pub flows: Option<Value>,
 }
 

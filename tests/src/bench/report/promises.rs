@@ -38,7 +38,7 @@ impl Promise {
     }
 }
 
-/// All of them, judged by a run's samples; `haproxy` names its system, `flows` is what the example of that name said.
+/// All of them, judged by a run's samples; `haproxy` names its system, `flows` is what the example `nanoseconds` said of many.
 pub fn judge(samples: &[Sample], haproxy: Option<&str>, flows: Option<&Value>) -> Vec<Promise> {
     let direct = |scenario, key| ratio(samples, scenario, key, XDP, DIRECT);
     let beside = |scenario, key| added(samples, scenario, key, XDP, DIRECT, haproxy?);
@@ -70,7 +70,7 @@ pub fn memory(samples: &[Sample], system: &str) -> Option<f64> {
     Some(median(system, "rss")? + slab + median(system, "maps")?)
 }
 
-/// From the rows of the example `flows`.
+/// From the example's rows.
 fn growth(flows: &Value) -> Option<f64> {
     let at = |count: u64| {
         let mut rows = flows["rows"].as_array()?.iter();
