@@ -27,6 +27,8 @@ pub enum Need {
     Kernel,
     /// To run the tests of docker-compose.yml.
     Compose,
+    /// To compare with.
+    Bench,
     /// To boot other kernels.
     Vm,
     /// To build the static program.
