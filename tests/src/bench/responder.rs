@@ -138,11 +138,11 @@ impl Connection {
     }
 
     /// False: the client said DISCONNECT, or no MQTT.
-    fn take(&mut self, mut bytes: &[u8]) -> bool {
+    fn take(&mut self, bytes: &[u8]) -> bool {
         let skipped = self.skip.min(bytes.len());
         self.skip -= skipped;
-        bytes = &bytes[skipped..];
-        let joined;
+        let mut bytes = &bytes[skipped..];
+        let joined: Vec<u8>;
         if !self.partial.is_empty() {
             joined = [&std::mem::take(&mut self.partial), bytes].concat();
             bytes = &joined;
