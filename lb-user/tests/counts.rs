@@ -36,7 +36,9 @@ fn measured() -> Counts {
         if symbol.kind() != SymbolKind::Text || symbol.size() == 0 {
             continue;
         }
-        let section = file.section_by_index(section).expect("the symbol's section");
+        let section = file
+            .section_by_index(section)
+            .expect("the symbol's section");
         let start = usize::try_from(symbol.address() - section.address()).expect("a small file");
         let length = usize::try_from(symbol.size()).expect("a small file");
         let code = &section.data().expect("code")[start..start + length];

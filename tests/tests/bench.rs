@@ -60,28 +60,51 @@ fn a_short_run_measures_every_system_in_turn() {
             for key in ["cpu", "rate", "p50", "p99"] {
                 let found = values(&report, scenario, system, key);
                 assert_eq!(found.len(), 2, "{scenario} {system} {key}");
-                assert!(found.iter().all(|value| *value > 0.0), "{scenario} {system} {key} {found:?}");
+                assert!(
+                    found.iter().all(|value| *value > 0.0),
+                    "{scenario} {system} {key} {found:?}"
+                );
             }
         }
         let failed = values(&report, "churn-known", system, "failed");
         assert_eq!(failed, [0.0, 0.0], "{system}");
         // Nobody can be faster than light in a cable, or need a second.
         let p50 = values(&report, "calm", system, "p50");
-        assert!(p50.iter().all(|p50| (1.0..1e6).contains(p50)), "{system}: {p50:?}");
+        assert!(
+            p50.iter().all(|p50| (1.0..1e6).contains(p50)),
+            "{system}: {p50:?}"
+        );
     }
     // In turn: A B C D, D C B A.
-    let order: Vec<_> = report["samples"].as_array().unwrap().iter().take(8).map(|sample| sample["system"].as_str().unwrap()).collect();
-    let there_and_back: Vec<_> = systems.into_iter().chain(systems.into_iter().rev()).collect();
+    let order: Vec<_> = report["samples"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .take(8)
+        .map(|sample| sample["system"].as_str().unwrap())
+        .collect();
+    let there_and_back: Vec<_> = systems
+        .into_iter()
+        .chain(systems.into_iter().rev())
+        .collect();
     assert_eq!(order, there_and_back);
 
     assert_eq!(values(&report, "kill-9", "mqlb-xdp", "lost"), [0.0, 0.0]);
-    assert_eq!(values(&report, "kill-9", "mqlb-proxy", "lost"), [100.0, 100.0]);
+    assert_eq!(
+        values(&report, "kill-9", "mqlb-proxy", "lost"),
+        [100.0, 100.0]
+    );
     let maps = values(&report, "memory", "mqlb-xdp", "maps");
-    assert!(maps.iter().all(|bytes| (64.0..4096.0).contains(bytes)), "{maps:?}");
+    assert!(
+        maps.iter().all(|bytes| (64.0..4096.0).contains(bytes)),
+        "{maps:?}"
+    );
 
     let promise = |part: &str| {
         let promises = report["promises"].as_array().unwrap();
-        let found = promises.iter().find(|promise| promise["what"].as_str().unwrap().contains(part));
+        let found = promises
+            .iter()
+            .find(|promise| promise["what"].as_str().unwrap().contains(part));
         found.unwrap()["found"].clone()
     };
     assert!(promise("CPU per request-response pair").as_f64().unwrap() > 0.0);
@@ -91,18 +114,33 @@ fn a_short_run_measures_every_system_in_turn() {
     let markdown = std::fs::read_to_string(out.0.join("report.md")).unwrap();
     let html = std::fs::read_to_string(out.0.join("report.html")).unwrap();
     for system in systems {
-        assert!(markdown.contains(&format!("| `{system}` | **")), "{markdown}");
+        assert!(
+            markdown.contains(&format!("| `{system}` | **")),
+            "{markdown}"
+        );
         assert!(html.contains(&format!("<td><code>{system}</code></td>")));
     }
     assert!(html.contains("<svg") && !html.contains("<script") && !html.contains("http-equiv"));
-    assert!(markdown.contains("| sessions lost on kill -9 | 0 % | 0 % | PASS |"), "{markdown}");
+    assert!(
+        markdown.contains("| sessions lost on kill -9 | 0 % | 0 % | PASS |"),
+        "{markdown}"
+    );
 }
 
 #[test]
 fn wrong_names_are_told_with_the_right_ones() {
-    for (option, expected) in [("--systems=haproxi", "mqlb-xdp"), ("--scenarios=pears", "churn-known")] {
-        let output = Command::new(own_binary().unwrap()).args(["bench", option]).output().unwrap();
+    for (option, expected) in [
+        ("--systems=haproxi", "mqlb-xdp"),
+        ("--scenarios=pears", "churn-known"),
+    ] {
+        let output = Command::new(own_binary().unwrap())
+            .args(["bench", option])
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(expected), "{said}");
+        assert!(
+            !output.status.success() && said.contains(expected),
+            "{said}"
+        );
     }
 }

@@ -38,10 +38,14 @@ pub fn run(args: &[OsString]) -> Result<()> {
         ("MQLB_BIN", release.join("mqlb").into_os_string()),
         ("MQLB_BENCH_COMMAND", typed.into()),
     ];
-    let env = env.each_ref().map(|(name, value)| (*name, value.as_os_str()));
+    let env = env
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_os_str()));
     let why = "to create the lab's network namespaces and load XDP programs into them";
     let mut bench = root::command(release.join("mqlb-lab"), why, &env)?;
-    bench.arg("bench").args(with_paths(args, workspace::root(), &target));
+    bench
+        .arg("bench")
+        .args(with_paths(args, workspace::root(), &target));
     Err(bench.exec()).context("start the benchmarks")
 }
 
@@ -59,7 +63,10 @@ fn typed(args: &[OsString]) -> String {
 fn with_paths(args: &[OsString], root: &Path, target: &Path) -> Vec<OsString> {
     let mut all = vec!["--out".into(), target.join("bench").into_os_string()];
     // What is given twice counts as it is given last.
-    if args.iter().any(|arg| arg == "--out" || arg.to_string_lossy().starts_with("--out=")) {
+    if args
+        .iter()
+        .any(|arg| arg == "--out" || arg.to_string_lossy().starts_with("--out="))
+    {
         all.clear();
     }
     for arg in args {
@@ -79,9 +86,21 @@ mod tests {
     fn write_means_the_repositorys_report() {
         let args = ["--quick", "--write"].map(OsString::from);
         let passed = with_paths(&args, Path::new("/r"), Path::new("/t"));
-        assert_eq!(passed, ["--out", "/t/bench", "--quick", "--write", "/r/BENCHMARKS.md"]);
+        assert_eq!(
+            passed,
+            [
+                "--out",
+                "/t/bench",
+                "--quick",
+                "--write",
+                "/r/BENCHMARKS.md"
+            ]
+        );
         assert_eq!(typed(&args), "cargo xtask bench --quick --write");
         let args = ["--out=x".into()];
-        assert_eq!(with_paths(&args, Path::new("/r"), Path::new("/t")), ["--out=x"]);
+        assert_eq!(
+            with_paths(&args, Path::new("/r"), Path::new("/t")),
+            ["--out=x"]
+        );
     }
 }

@@ -91,6 +91,9 @@ pub fn print_json(rows: &[Row]) -> anyhow::Result<()> {
             })
         })
         .collect();
-    println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?);
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?
+    );
     Ok(())
 }

@@ -100,7 +100,9 @@ fn ksoftirqd() -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let number = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
         let Some(number) = number else { continue };
         let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
         if name.starts_with("ksoftirqd/") {

@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long)]
     variants: bool,
     /// Idle connections in the measurement of memory
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=800_000))]
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(100..=400_000))]
     connections: u32,
     /// Neither the cost of single packets nor that of many flows: only what goes over wires
     #[arg(long)]
@@ -75,10 +75,10 @@ pub struct Sample {
 /// # Errors
 /// Wrong use, not root, or a system doesn't start or fails.
 pub fn run(options: &Options) -> Result<()> {
-    crate::lab::require_root()?;
-    let scale = scale(options);
     let systems = systems(options)?;
     let scenarios = chosen(options)?;
+    crate::lab::require_root()?;
+    let scale = scale(options)?;
     let entries = systems
         .iter()
         .map(|system| {
@@ -117,16 +117,25 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn scale(options: &Options) -> Scale {
+fn scale(options: &Options) -> Result<Scale> {
     let (rounds, seconds) = if options.quick { (3, 0.5) } else { (10, 2.0) };
-    Scale {
+    // A balancer with sockets needs two for each connection, and some more.
+    let limit = crate::process::raise_descriptor_limit()?;
+    let most = usize::try_from(limit / 2)?.saturating_sub(200);
+    let connections = most.min(options.connections as usize);
+    if connections < options.connections as usize {
+        eprintln!(
+            "only {connections} idle connections: this process may not open more than {limit} files"
+        );
+    }
+    Ok(Scale {
         rounds: options.rounds.unwrap_or(rounds),
         seconds: options.seconds.unwrap_or(seconds),
         known: if options.quick { 2_000 } else { 10_000 },
         storm: if options.quick { 2_000 } else { 10_000 },
-        connections: options.connections as usize,
+        connections,
         bulk: if options.quick { 64 << 20 } else { 512 << 20 },
-    }
+    })
 }
 
 fn systems(options: &Options) -> Result<Vec<System>> {
@@ -170,14 +179,18 @@ fn command() -> String {
 /// Runs lb-user's example, which measures by itself and prints JSON; none if it was not built.
 fn nanoseconds(arguments: &[&str]) -> Result<Option<serde_json::Value>> {
     let Ok(path) = crate::lab::sibling_binary("examples/nanoseconds") else {
-        eprintln!("single packets are left out: cargo build --release -p lb-user --example nanoseconds");
+        eprintln!(
+            "single packets are left out: cargo build --release -p lb-user --example nanoseconds"
+        );
         return Ok(None);
     };
     eprintln!("nanoseconds {} ...", arguments.join(" "));
     let mut command = std::process::Command::new(path);
     let said = crate::netns::run(command.args(arguments).arg("--json"))?;
     let json = serde_json::from_str(&said);
-    Ok(Some(json.context("the example nanoseconds printed no JSON")?))
+    Ok(Some(
+        json.context("the example nanoseconds printed no JSON")?,
+    ))
 }
 
 fn measure_all(
@@ -204,8 +217,13 @@ fn measure_all(
 /// Requests a second, closed loop, of the system that can do least.
 fn weakest(systems: &[System], samples: &[Sample]) -> f64 {
     let peak = |system: &System| {
-        spread(samples, scenarios::pairs::SCENARIO.name, &system.name, "rate")
-            .map_or(f64::INFINITY, |spread| spread.median)
+        spread(
+            samples,
+            scenarios::pairs::SCENARIO.name,
+            &system.name,
+            "rate",
+        )
+        .map_or(f64::INFINITY, |spread| spread.median)
     };
     systems.iter().map(peak).fold(f64::INFINITY, f64::min)
 }
@@ -227,9 +245,15 @@ fn measure(
                 continue;
             }
             let begun = Instant::now();
-            let values = (scenario.measure)(arena, scale, facts)
-                .with_context(|| format!("{}, {}, round {round}", scenario.name, arena.system.name))?;
-            eprintln!("{:<14} {:<14} {round:>2} {:>5.1} s {values:.2?}", scenario.name, arena.system.name, begun.elapsed().as_secs_f64());
+            let values = (scenario.measure)(arena, scale, facts).with_context(|| {
+                format!("{}, {}, round {round}", scenario.name, arena.system.name)
+            })?;
+            eprintln!(
+                "{:<14} {:<14} {round:>2} {:>5.1} s {values:.2?}",
+                scenario.name,
+                arena.system.name,
+                begun.elapsed().as_secs_f64()
+            );
             samples.push(Sample {
                 scenario: scenario.name,
                 system: arena.system.name.clone(),

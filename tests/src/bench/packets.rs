@@ -22,7 +22,11 @@ pub fn connect(id: &str) -> Vec<u8> {
 /// PUBLISH, with QoS 1 if it has a packet identifier (section 3.3).
 pub fn publish(topic: &str, payload: &[u8], id: Option<u16>) -> Vec<u8> {
     let mut body = Vec::with_capacity(payload.len() + topic.len() + 4);
-    body.extend(u16::try_from(topic.len()).expect("a short topic").to_be_bytes());
+    body.extend(
+        u16::try_from(topic.len())
+            .expect("a short topic")
+            .to_be_bytes(),
+    );
     body.extend(topic.as_bytes());
     body.extend(id.map(u16::to_be_bytes).into_iter().flatten());
     body.extend(payload);

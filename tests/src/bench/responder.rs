@@ -184,7 +184,8 @@ impl Connection {
                 if filter == packets::NAME {
                     let name = self.stream.local_addr().map(|address| address.to_string());
                     let name = name.unwrap_or_default();
-                    self.unsent.extend(packets::publish(packets::NAME, name.as_bytes(), None));
+                    self.unsent
+                        .extend(packets::publish(packets::NAME, name.as_bytes(), None));
                 } else if let Some(bytes) = filter.strip_prefix("bulk/") {
                     self.bulk += bytes.parse().unwrap_or(0);
                 }

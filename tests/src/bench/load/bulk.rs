@@ -25,7 +25,9 @@ pub fn up(mut stream: &TcpStream, bytes: usize) -> Result<Duration> {
     // Its answer says that all that was before it has come.
     stream.write_all(&crate::raw::PING)?;
     let mut answer = packets::PINGRESP;
-    stream.read_exact(&mut answer).context("wait for the end of bulk data")?;
+    stream
+        .read_exact(&mut answer)
+        .context("wait for the end of bulk data")?;
     Ok(start.elapsed())
 }
 
@@ -40,8 +42,11 @@ pub fn down(mut stream: &TcpStream, bytes: usize) -> Result<Duration> {
     let mut suback = [0; 5];
     stream.read_exact(&mut suback).context("wait for SUBACK")?;
     let whole = bytes / PAYLOAD;
-    let sizes = std::iter::repeat_n(PAYLOAD, whole).chain(Some(bytes % PAYLOAD).filter(|rest| *rest > 0));
-    let mut left: usize = sizes.map(|size| packets::publish("bulk", &vec![b'b'; size], None).len()).sum();
+    let sizes =
+        std::iter::repeat_n(PAYLOAD, whole).chain(Some(bytes % PAYLOAD).filter(|rest| *rest > 0));
+    let mut left: usize = sizes
+        .map(|size| packets::publish("bulk", &vec![b'b'; size], None).len())
+        .sum();
     let mut buffer = vec![0; 256 * 1024];
     while left > 0 {
         let most = left.min(buffer.len());

@@ -38,10 +38,15 @@ impl Dialer {
         loop {
             let at = self.next;
             self.next += 1;
-            let port = PORTS.start + u16::try_from(at % PORTS.len()).expect("fewer than 65,536 ports");
+            let port =
+                PORTS.start + u16::try_from(at % PORTS.len()).expect("fewer than 65,536 ports");
             let source = self.sources[at / PORTS.len() % self.sources.len()];
             let target = self.targets[at % self.targets.len()];
-            let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), None)?;
+            let socket = Socket::new(
+                Domain::for_address(target),
+                Type::STREAM.nonblocking(),
+                None,
+            )?;
             socket.set_reuse_address(true)?;
             match socket.bind(&SocketAddr::new(source, port).into()) {
                 // A client that stays has it.
@@ -121,7 +126,9 @@ impl Attempt {
         if let Some(connect) = &self.connect {
             match self.stream.write(connect) {
                 Ok(written) if written == connect.len() => self.connect = None,
-                Ok(written) => return Step::Failed(format!("{written} bytes of a CONNECT were taken")),
+                Ok(written) => {
+                    return Step::Failed(format!("{written} bytes of a CONNECT were taken"));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Step::Wait,
                 Err(error) => return Step::Failed(format!("connect: {error}")),
             }
@@ -156,7 +163,11 @@ pub fn leave(held: &Held) {
 ///
 /// # Errors
 /// Out of sockets, or epoll fails. What single connects meet is counted.
-pub fn run(dialer: &mut Dialer, ids: &mut dyn Iterator<Item = String>, plan: Plan) -> Result<Dialled> {
+pub fn run(
+    dialer: &mut Dialer,
+    ids: &mut dyn Iterator<Item = String>,
+    plan: Plan,
+) -> Result<Dialled> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(plan.window.max(1));
     let mut slots: Vec<Option<Attempt>> = Vec::new();
@@ -206,7 +217,10 @@ pub fn run(dialer: &mut Dialer, ids: &mut dyn Iterator<Item = String>, plan: Pla
             if !events.is_empty() {
                 break;
             }
-            if attempt.as_ref().is_some_and(|attempt| attempt.begun.elapsed() > PATIENCE) {
+            if attempt
+                .as_ref()
+                .is_some_and(|attempt| attempt.begun.elapsed() > PATIENCE)
+            {
                 let step = Step::Failed(format!("no CONNACK within {PATIENCE:?}"));
                 finish(&mut out, &poll, attempt, step, false)?;
                 *attempt = begin(slot, &poll)?;

@@ -63,7 +63,10 @@ fn send(
         let id = (n % UNDER_WAY as u64) as u16;
         // Zero is free; what is due at the very start is due a nanosecond later.
         let before = due[usize::from(id)].swap(nanoseconds(at).max(1), Relaxed);
-        ensure!(before == 0, "{UNDER_WAY} requests are under way: {rate:.0}/s is too much");
+        ensure!(
+            before == 0,
+            "{UNDER_WAY} requests are under way: {rate:.0}/s is too much"
+        );
         sent.fetch_add(1, Relaxed);
         request[id_at..id_at + 2].copy_from_slice(&id.to_be_bytes());
         let mut stream = &held[(n % held.len() as u64) as usize];

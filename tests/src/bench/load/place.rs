@@ -19,6 +19,8 @@ pub fn of(mut stream: &TcpStream) -> Result<String> {
     let mut suback = [0; 5];
     stream.read_exact(&mut suback)?;
     let (_, body) = crate::raw::read_packet(&mut stream)?;
-    let name = body.get(2 + packets::NAME.len()..).context("a PUBLISH of its name")?;
+    let name = body
+        .get(2 + packets::NAME.len()..)
+        .context("a PUBLISH of its name")?;
     Ok(String::from_utf8(name.to_vec())?)
 }

@@ -29,7 +29,10 @@ pub fn write(report: &Report) -> String {
             0 => body += &format!("<h1>{}</h1>\n", escape(title.trim_start_matches("# "))),
             _ => body += &format!("<h2>{}</h2>\n", escape(title)),
         }
-        let scenario = report.scenarios.iter().find(|scenario| scenario.title == title);
+        let scenario = report
+            .scenarios
+            .iter()
+            .find(|scenario| scenario.title == title);
         body += &scenario.map_or(String::new(), |scenario| plots(report, scenario));
         if title == "Many flows" {
             body += &report.flows.as_ref().map_or(String::new(), flows);
@@ -60,22 +63,37 @@ fn plots(report: &Report, scenario: &Described) -> String {
 fn flows(flows: &Value) -> String {
     let points = |key: &str| -> Vec<_> {
         let rows = flows["rows"].as_array().into_iter().flatten();
-        rows.filter_map(|row| Some((row["flows"].as_f64()?, row[key].as_f64()?))).collect()
+        rows.filter_map(|row| Some((row["flows"].as_f64()?, row[key].as_f64()?)))
+            .collect()
     };
-    growth("ns per packet of a random connection, by connections", &points("splice_ns"))
-        + &growth("ns per set-up by the kernel, by connections", &points("set_up_ns"))
+    growth(
+        "ns per packet of a random connection, by connections",
+        &points("splice_ns"),
+    ) + &growth(
+        "ns per set-up by the kernel, by connections",
+        &points("set_up_ns"),
+    )
 }
 
 /// The few forms of Markdown that the report has: paragraphs, lists, tables and blocks of code.
 fn blocks(text: &str) -> String {
     let mut html = String::new();
-    for block in text.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
+    for block in text
+        .split("\n\n")
+        .map(str::trim)
+        .filter(|block| !block.is_empty())
+    {
         if let Some(code) = block.strip_prefix("```sh\n") {
-            html += &format!("<pre>{}</pre>\n", escape(code.trim_end_matches("```").trim_end()));
+            html += &format!(
+                "<pre>{}</pre>\n",
+                escape(code.trim_end_matches("```").trim_end())
+            );
         } else if block.starts_with('|') {
             html += &table(block);
         } else if block.starts_with("- ") {
-            let items = block.lines().map(|line| format!("<li>{}</li>", inline(line.trim_start_matches("- "))));
+            let items = block
+                .lines()
+                .map(|line| format!("<li>{}</li>", inline(line.trim_start_matches("- "))));
             html += &format!("<ul>{}</ul>\n", items.collect::<String>());
         } else {
             html += &format!("<p>{}</p>\n", inline(block));
@@ -116,7 +134,11 @@ fn inline(text: &str) -> String {
             continue;
         }
         for (at, part) in part.split("**").enumerate() {
-            html += &if at % 2 == 1 { format!("<b>{part}</b>") } else { links(part) };
+            html += &if at % 2 == 1 {
+                format!("<b>{part}</b>")
+            } else {
+                links(part)
+            };
         }
     }
     html
@@ -126,7 +148,10 @@ fn links(text: &str) -> String {
     let Some((before, rest)) = text.split_once('[') else {
         return text.to_owned();
     };
-    match rest.split_once("](").and_then(|(name, rest)| Some((name, rest.split_once(')')?))) {
+    match rest
+        .split_once("](")
+        .and_then(|(name, rest)| Some((name, rest.split_once(')')?)))
+    {
         // Beside the page there is no such file: the name says where it is in the repository.
         Some((name, (_, rest))) => format!("{before}{name}{}", links(rest)),
         None => text.to_owned(),
@@ -139,7 +164,9 @@ mod tests {
 
     #[test]
     fn markdown_of_the_report_becomes_html() {
-        let html = blocks("a `b<c` **d** [e](f)\n\n| x | y |\n|---|---:|\n| 1 | PASS |\n\n- one\n- two\n\n```sh\nrun it\n```\n");
+        let html = blocks(
+            "a `b<c` **d** [e](f)\n\n| x | y |\n|---|---:|\n| 1 | PASS |\n\n- one\n- two\n\n```sh\nrun it\n```\n",
+        );
         for part in [
             "<p>a <code>b&lt;c</code> <b>d</b> e</p>",
             "<tr><th>x</th><th>y</th></tr>",

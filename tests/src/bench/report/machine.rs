@@ -24,17 +24,23 @@ impl Machine {
     pub fn here() -> Result<Self> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo")?;
         let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-        let kilobytes = value(&meminfo, "MemTotal", ':').and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+        let kilobytes = value(&meminfo, "MemTotal", ':')
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let distribution = value(&release, "PRETTY_NAME", '=').unwrap_or("unknown");
         Ok(Self {
-            processor: value(&cpuinfo, "model name", ':').unwrap_or("unknown").to_owned(),
+            processor: value(&cpuinfo, "model name", ':')
+                .unwrap_or("unknown")
+                .to_owned(),
             cpus: std::thread::available_parallelism()?.get(),
             memory: 1024 * kilobytes.unwrap_or(0),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?
+                .trim()
+                .to_owned(),
             distribution: distribution.trim_matches('"').to_owned(),
             commit: commit(),
-            date: said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])).unwrap_or_default(),
+            date: said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))
+                .unwrap_or_default(),
         })
     }
 }
@@ -51,9 +57,11 @@ fn value<'a>(text: &'a str, key: &str, separator: char) -> Option<&'a str> {
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let directory = env!("CARGO_MANIFEST_DIR");
-        said(Command::new("git")
-            .args(["-c", "safe.directory=*", "-C", directory])
-            .args(arguments))
+        said(
+            Command::new("git")
+                .args(["-c", "safe.directory=*", "-C", directory])
+                .args(arguments),
+        )
     };
     let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".into();
@@ -76,7 +84,10 @@ mod tests {
 
     #[test]
     fn keys_are_found() {
-        assert_eq!(value("a : b\nmodel name\t: X 1\n", "model name", ':'), Some("X 1"));
+        assert_eq!(
+            value("a : b\nmodel name\t: X 1\n", "model name", ':'),
+            Some("X 1")
+        );
         assert_eq!(value("", "model name", ':'), None);
     }
 }

@@ -66,11 +66,14 @@ fn quiet(report: &Report) -> String {
 }
 
 fn promises(promises: &[Promise]) -> String {
-    let mut text = String::from("## What must hold\n\n| | at most | found | |\n|---|---:|---:|---|\n");
+    let mut text =
+        String::from("## What must hold\n\n| | at most | found | |\n|---|---:|---:|---|\n");
     for promise in promises {
         let found = promise.found.map_or("not measured".into(), |found| {
             let spread = promise.spread.filter(|[low, high]| low != high);
-            let spread = spread.map_or(String::new(), |[low, high]| format!(" ({} to {})", number(low), number(high)));
+            let spread = spread.map_or(String::new(), |[low, high]| {
+                format!(" ({} to {})", number(low), number(high))
+            });
             format!("{} {}{spread}", number(found), promise.unit)
         });
         let verdict = match promise.holds() {
@@ -79,7 +82,10 @@ fn promises(promises: &[Promise]) -> String {
             None => "",
         };
         let most = number(promise.most);
-        text += &format!("| {} | {most} {} | {found} | {verdict} |\n", promise.what, promise.unit);
+        text += &format!(
+            "| {} | {most} {} | {found} | {verdict} |\n",
+            promise.what, promise.unit
+        );
     }
     text
 }
@@ -90,7 +96,8 @@ fn table(report: &Report, scenario: &Described) -> String {
     let mut bases = vec![];
     for base in [Some("direct"), report.haproxy()].into_iter().flatten() {
         if report.systems.iter().any(|entry| entry.name == base)
-            && spread(samples, scenario.name, base, first.key).is_some_and(|spread| spread.median > 0.0)
+            && spread(samples, scenario.name, base, first.key)
+                .is_some_and(|spread| spread.median > 0.0)
         {
             bases.push(base);
         }
@@ -101,17 +108,27 @@ fn table(report: &Report, scenario: &Described) -> String {
             Better::Lower => "less",
             Better::Higher => "more",
         };
-        text += &format!("The ratios are of: {} ({better} is better).\n\n", first.title);
+        text += &format!(
+            "The ratios are of: {} ({better} is better).\n\n",
+            first.title
+        );
     }
     text += "| |";
     for base in &bases {
         text += &format!(" × {base} |");
     }
     for metric in scenario.metrics {
-        let unit = if metric.unit.is_empty() { String::new() } else { format!(", {}", metric.unit) };
+        let unit = if metric.unit.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", metric.unit)
+        };
         text += &format!(" {}{unit} |", metric.title);
     }
-    text += &format!("\n|---|{}\n", "---:|".repeat(bases.len() + scenario.metrics.len()));
+    text += &format!(
+        "\n|---|{}\n",
+        "---:|".repeat(bases.len() + scenario.metrics.len())
+    );
     for entry in &report.systems {
         let system = &entry.name;
         let row: Vec<_> = scenario
@@ -158,7 +175,11 @@ fn packets(packets: Option<&Value>) -> String {
     );
     for row in packets["rows"].as_array().into_iter().flatten() {
         let nanoseconds = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-        let single = if row["packets_per_call"] == 1 { " *" } else { "" };
+        let single = if row["packets_per_call"] == 1 {
+            " *"
+        } else {
+            ""
+        };
         text += &format!(
             "| {}{single} | {} | {:.0} | {:.0} | {:.0} | {:.0} |\n",
             row["name"].as_str().unwrap_or_default(),
@@ -222,8 +243,12 @@ pub fn number(value: f64) -> String {
     };
     let text = format!("{value:.digits$}");
     // Thousands apart.
-    let (sign, rest) = text.strip_prefix('-').map_or(("", &text[..]), |rest| ("-", rest));
-    let (whole, part) = rest.split_once('.').map_or((rest, None), |(whole, part)| (whole, Some(part)));
+    let (sign, rest) = text
+        .strip_prefix('-')
+        .map_or(("", &text[..]), |rest| ("-", rest));
+    let (whole, part) = rest
+        .split_once('.')
+        .map_or((rest, None), |(whole, part)| (whole, Some(part)));
     let mut grouped = String::new();
     for (at, digit) in whole.char_indices() {
         if at > 0 && (whole.len() - at) % 3 == 0 {

@@ -11,13 +11,20 @@ const ROW: f64 = 26.0;
 
 /// A bar for each system, with a line from the first to the third quartile.
 pub fn bars(title: &str, unit: &str, rows: &[(&str, Spread)]) -> String {
-    let most = rows.iter().map(|(_, spread)| spread.high.max(spread.median)).fold(0.0, f64::max);
+    let most = rows
+        .iter()
+        .map(|(_, spread)| spread.high.max(spread.median))
+        .fold(0.0, f64::max);
     if most <= 0.0 {
         return String::new();
     }
     let scale = (WIDTH - LEFT - RIGHT) / most;
     let height = ROW * (rows.len() as f64 + 1.5);
-    let title = if unit.is_empty() { title.to_owned() } else { format!("{title}, {unit}") };
+    let title = if unit.is_empty() {
+        title.to_owned()
+    } else {
+        format!("{title}, {unit}")
+    };
     let title = escape(&title);
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\"><text class=\"title\" x=\"0\" y=\"16\">{title}</text>\n"
@@ -25,7 +32,8 @@ pub fn bars(title: &str, unit: &str, rows: &[(&str, Spread)]) -> String {
     for (at, (name, spread)) in rows.iter().enumerate() {
         let y = ROW * (at as f64 + 1.2);
         let class = name.split('-').next().unwrap_or_default();
-        let [low, median, high] = [spread.low, spread.median, spread.high].map(|value| value.max(0.0) * scale);
+        let [low, median, high] =
+            [spread.low, spread.median, spread.high].map(|value| value.max(0.0) * scale);
         let middle = y + 8.0;
         svg += &format!(
             "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
@@ -55,7 +63,9 @@ pub fn growth(title: &str, points: &[(f64, f64)]) -> String {
     if most <= 0.0 || first.0 >= last.0 {
         return String::new();
     }
-    let x = |value: f64| 60.0 + (WIDTH - 160.0) * (value / first.0).log10() / (last.0 / first.0).log10();
+    let x = |value: f64| {
+        60.0 + (WIDTH - 160.0) * (value / first.0).log10() / (last.0 / first.0).log10()
+    };
     let y = |value: f64| HEIGHT - 40.0 - (HEIGHT - 90.0) * value / most;
     let title = escape(title);
     let line: Vec<_> = points
@@ -102,9 +112,19 @@ mod tests {
             median,
             high: median,
         };
-        let svg = bars("t", "µs", &[("direct", spread(50.0)), ("mqlb-<xdp>", spread(100.0))]);
-        assert!(svg.contains("class=\"direct\" x=\"170\" y=\"31.2\" width=\"240.0\""), "{svg}");
-        assert!(svg.contains("width=\"480.0\"") && svg.contains("mqlb-&lt;xdp&gt;"), "{svg}");
+        let svg = bars(
+            "t",
+            "µs",
+            &[("direct", spread(50.0)), ("mqlb-<xdp>", spread(100.0))],
+        );
+        assert!(
+            svg.contains("class=\"direct\" x=\"170\" y=\"31.2\" width=\"240.0\""),
+            "{svg}"
+        );
+        assert!(
+            svg.contains("width=\"480.0\"") && svg.contains("mqlb-&lt;xdp&gt;"),
+            "{svg}"
+        );
         assert_eq!(bars("t", "", &[]), "");
     }
 

@@ -47,25 +47,76 @@ pub fn judge(samples: &[Sample], haproxy: Option<&str>, flows: Option<&Value>) -
     let less = haproxy.and_then(|haproxy| Some(bytes(XDP)? / bytes(haproxy)?));
     let single = |value: Option<f64>| Spread::of(value);
     vec![
-        Promise::new("CPU per request-response pair, × direct", 1.0, "×", direct("pairs", "cpu")),
-        Promise::new("p50 of a pair, closed loop, × direct", 1.0, "×", direct("pairs", "p50")),
-        Promise::new("CPU per connection, known clients, × direct", 1.15, "×", direct("churn-known", "cpu")),
-        Promise::new("CPU per connection, new clients, × direct", 1.3, "×", direct("churn-new", "cpu")),
-        Promise::new("CPU per pair minus direct, share of HAProxy's", 0.1, "×", beside("pairs", "cpu")),
-        Promise::new("CPU per connection minus direct, known clients, share of HAProxy's", 0.1, "×", beside("churn-known", "cpu")),
-        Promise::new("CPU per connection minus direct, new clients, share of HAProxy's", 0.2, "×", beside("churn-new", "cpu")),
+        Promise::new(
+            "CPU per request-response pair, × direct",
+            1.0,
+            "×",
+            direct("pairs", "cpu"),
+        ),
+        Promise::new(
+            "p50 of a pair, closed loop, × direct",
+            1.0,
+            "×",
+            direct("pairs", "p50"),
+        ),
+        Promise::new(
+            "CPU per connection, known clients, × direct",
+            1.15,
+            "×",
+            direct("churn-known", "cpu"),
+        ),
+        Promise::new(
+            "CPU per connection, new clients, × direct",
+            1.3,
+            "×",
+            direct("churn-new", "cpu"),
+        ),
+        Promise::new(
+            "CPU per pair minus direct, share of HAProxy's",
+            0.1,
+            "×",
+            beside("pairs", "cpu"),
+        ),
+        Promise::new(
+            "CPU per connection minus direct, known clients, share of HAProxy's",
+            0.1,
+            "×",
+            beside("churn-known", "cpu"),
+        ),
+        Promise::new(
+            "CPU per connection minus direct, new clients, share of HAProxy's",
+            0.2,
+            "×",
+            beside("churn-new", "cpu"),
+        ),
         Promise::new("memory per idle connection", 512.0, "B", single(bytes(XDP))),
-        Promise::new("memory per idle connection, share of HAProxy's", 1.0 / 25.0, "×", single(less)),
-        Promise::new("added p50 at low load, share of HAProxy's", 0.2, "×", beside("calm", "p50")),
+        Promise::new(
+            "memory per idle connection, share of HAProxy's",
+            1.0 / 25.0,
+            "×",
+            single(less),
+        ),
+        Promise::new(
+            "added p50 at low load, share of HAProxy's",
+            0.2,
+            "×",
+            beside("calm", "p50"),
+        ),
         Promise::new("sessions lost on restart", 0.0, "%", lost("restart")),
         Promise::new("sessions lost on kill -9", 0.0, "%", lost("kill-9")),
-        Promise::new("ns per packet at 1,000,000 flows, × at 1,000", 1.5, "×", single(flows.and_then(growth))),
+        Promise::new(
+            "ns per packet at 1,000,000 flows, × at 1,000",
+            1.5,
+            "×",
+            single(flows.and_then(growth)),
+        ),
     ]
 }
 
 /// Bytes that a connection costs the balancer: its process, the kernel's objects beyond the plain route's, and maps.
 pub fn memory(samples: &[Sample], system: &str) -> Option<f64> {
-    let median = |system: &str, key| Some(statistics::spread(samples, "memory", system, key)?.median);
+    let median =
+        |system: &str, key| Some(statistics::spread(samples, "memory", system, key)?.median);
     let slab = median(system, "slab")? - median(DIRECT, "slab")?;
     Some(median(system, "rss")? + slab + median(system, "maps")?)
 }
@@ -97,10 +148,20 @@ mod tests {
             round: 0,
             values: [("cpu", cpu)].into(),
         };
-        let samples = [sample(DIRECT, 20.0), sample(XDP, 21.0), sample("haproxy", 40.0)];
+        let samples = [
+            sample(DIRECT, 20.0),
+            sample(XDP, 21.0),
+            sample("haproxy", 40.0),
+        ];
         let promises = judge(&samples, Some("haproxy"), None);
-        assert_eq!((promises[0].found, promises[0].holds()), (Some(1.05), Some(false)));
-        assert_eq!((promises[4].found, promises[4].holds()), (Some(0.05), Some(true)));
+        assert_eq!(
+            (promises[0].found, promises[0].holds()),
+            (Some(1.05), Some(false))
+        );
+        assert_eq!(
+            (promises[4].found, promises[4].holds()),
+            (Some(0.05), Some(true))
+        );
     }
 
     #[test]

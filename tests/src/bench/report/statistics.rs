@@ -15,7 +15,10 @@ pub struct Spread {
 impl Spread {
     /// `None` without any.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<_> = values.into_iter().filter(|value| value.is_finite()).collect();
+        let mut values: Vec<_> = values
+            .into_iter()
+            .filter(|value| value.is_finite())
+            .collect();
         values.sort_by(f64::total_cmp);
         Some(Self {
             low: quantile(&values, 0.25)?,
@@ -63,8 +66,16 @@ pub fn paired(
 }
 
 /// How many times as much it is, round by round.
-pub fn ratio(samples: &[Sample], scenario: &str, key: &str, system: &str, to: &str) -> Option<Spread> {
-    paired(samples, scenario, key, [system, to], |value, base| value / base)
+pub fn ratio(
+    samples: &[Sample],
+    scenario: &str,
+    key: &str,
+    system: &str,
+    to: &str,
+) -> Option<Spread> {
+    paired(samples, scenario, key, [system, to], |value, base| {
+        value / base
+    })
 }
 
 /// What `system` adds to `base`, as a share of what `other` adds.

@@ -59,7 +59,10 @@ fn values(dialled: &dial::Dialled, used: crate::bench::cpu::Used) -> Result<Valu
         dialled.failure
     );
     let mut values = Values::from([
-        ("rate", dialled.connected as f64 / dialled.elapsed.as_secs_f64()),
+        (
+            "rate",
+            dialled.connected as f64 / dialled.elapsed.as_secs_f64(),
+        ),
         ("p50", percentile(&dialled.latencies, 0.5)),
         ("p99", percentile(&dialled.latencies, 0.99)),
         ("failed", dialled.failed as f64),

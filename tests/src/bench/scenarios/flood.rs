@@ -37,7 +37,10 @@ pub const SCENARIO: Scenario = Scenario {
         let attempts = dialled.connected + dialled.failed;
         ensure!(attempts > 0, "nobody tried to connect");
         Ok(Values::from([
-            ("rate", dialled.connected as f64 / dialled.elapsed.as_secs_f64()),
+            (
+                "rate",
+                dialled.connected as f64 / dialled.elapsed.as_secs_f64(),
+            ),
             ("served", 100.0 * dialled.connected as f64 / attempts as f64),
             ("p50", percentile(&dialled.latencies, 0.5)),
             ("p99", percentile(&dialled.latencies, 0.99)),

@@ -29,7 +29,10 @@ pub const LOADED: Scenario = Scenario {
     applies: every,
     rounds: all_rounds,
     measure: |arena, scale, facts| {
-        ensure!(facts.peak > 0.0, "the scenario `pairs` must run first: it finds the peak");
+        ensure!(
+            facts.peak > 0.0,
+            "the scenario `pairs` must run first: it finds the peak"
+        );
         let mut values = Values::from([("unanswered", 0.0), ("peak", facts.peak)]);
         for (share, keys) in [
             (0.25, ["p50_25", "p99_25", "p999_25"]),
@@ -67,7 +70,11 @@ fn load(
     keys: [&'static str; 3],
     values: &mut Values,
 ) -> Result<()> {
-    let held = arena.dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?.0.all()?.held;
+    let held = arena
+        .dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?
+        .0
+        .all()?
+        .held;
     let time = scale.time();
     let (answered, _) = arena.measured(|| open::run(&held, rate, PAYLOAD, time))?;
     for (key, share) in keys.into_iter().zip([0.5, 0.99, 0.999]) {

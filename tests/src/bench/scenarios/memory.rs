@@ -17,7 +17,11 @@ pub const SCENARIO: Scenario = Scenario {
     title: "Memory per idle connection",
     metrics: &[
         lower("rss", "resident memory of the balancer's process", "B"),
-        lower("slab", "kernel objects, clients' and brokers' included", "B"),
+        lower(
+            "slab",
+            "kernel objects, clients' and brokers' included",
+            "B",
+        ),
         lower("maps", "BPF maps, at their capacity", "B"),
     ],
     applies: every,
@@ -95,7 +99,10 @@ fn maps(pid: u32) -> Result<Vec<[u64; 3]>> {
         let Ok(text) = std::fs::read_to_string(entry?.path()) else {
             continue;
         };
-        let fields: BTreeMap<_, _> = text.lines().filter_map(|line| line.split_once(":\t")).collect();
+        let fields: BTreeMap<_, _> = text
+            .lines()
+            .filter_map(|line| line.split_once(":\t"))
+            .collect();
         let number = |key: &str| fields.get(key).and_then(|text| text.parse::<u64>().ok());
         if let (Some(kind), Some(entries), Some(bytes)) =
             (number("map_type"), number("max_entries"), number("memlock"))
@@ -132,7 +139,12 @@ mod tests {
 
     #[test]
     fn a_connection_is_two_flows_and_a_binding() {
-        let maps = [[1, 100, 20_000], [1, 10, 100], [9, 10, 1_000], [2, 1, 1 << 30]];
+        let maps = [
+            [1, 100, 20_000],
+            [1, 10, 100],
+            [9, 10, 1_000],
+            [2, 1, 1 << 30],
+        ];
         assert_eq!(per_connection(&maps).unwrap(), 500.0);
         assert!(per_connection(&maps[..2]).is_err());
     }

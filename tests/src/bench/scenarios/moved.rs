@@ -35,7 +35,10 @@ fn moved(arena: &mut Arena) -> Result<f64> {
         .filter(|(before, _)| **before != left)
         .collect();
     ensure!(!stayed.is_empty(), "all clients were at one broker");
-    let moved = stayed.iter().filter(|(before, after)| before != after).count();
+    let moved = stayed
+        .iter()
+        .filter(|(before, after)| before != after)
+        .count();
     Ok(100.0 * moved as f64 / stayed.len() as f64)
 }
 

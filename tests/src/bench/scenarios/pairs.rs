@@ -21,7 +21,11 @@ pub const SCENARIO: Scenario = Scenario {
     applies: every,
     rounds: all_rounds,
     measure: |arena, scale, _| {
-        let held = arena.dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?.0.all()?.held;
+        let held = arena
+            .dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?
+            .0
+            .all()?
+            .held;
         let plan = |time| closed::Plan {
             depth: 1,
             payload: PAYLOAD,

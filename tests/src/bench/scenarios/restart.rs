@@ -41,9 +41,16 @@ fn rounds(scale: &Scale) -> u32 {
 }
 
 fn restart(arena: &mut Arena, gracefully: bool) -> Result<Values> {
-    let held = arena.dial_new(SESSIONS, dial::Plan::keep(16))?.0.all()?.held;
+    let held = arena
+        .dial_new(SESSIONS, dial::Plan::keep(16))?
+        .0
+        .all()?
+        .held;
     let before = open::alive(&held)?;
-    ensure!(before == SESSIONS as u64, "{before} of {SESSIONS} sessions answer");
+    ensure!(
+        before == SESSIONS as u64,
+        "{before} of {SESSIONS} sessions answer"
+    );
     let begun = std::time::Instant::now();
     arena.restart(gracefully)?;
     let seconds = begun.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Kind, System, haproxy, nftables};
 use crate::balancer;
 use crate::bench::cpu::{Meter, Used};
-use crate::bench::load::dial::{self, Dialled, Dialer};
+use crate::bench::load::dial::{self, Dialer, Dialled};
 use crate::lab::{self, Lab};
 use crate::mqlb::Mqlb;
 use crate::plan::MQTT_PORT;
@@ -146,7 +146,11 @@ impl Arena {
         let meter = self.meter()?;
         let begun = meter.begin()?;
         let dialer = &mut self.dialer;
-        let dialled = self.lab.topology.clients.enter(|| dial::run(dialer, ids, plan))??;
+        let dialled = self
+            .lab
+            .topology
+            .clients
+            .enter(|| dial::run(dialer, ids, plan))??;
         let used = meter.since(&begun)?;
         Ok((dialled, used))
     }
@@ -267,13 +271,28 @@ impl Arena {
 /// What any operator of so many connections sets, on every host and for every system the same.
 fn tune(lab: &Lab) -> Result<()> {
     let topology = &lab.topology;
-    for netns in topology.brokers.iter().chain([&topology.lb, &topology.clients]) {
+    for netns in topology
+        .brokers
+        .iter()
+        .chain([&topology.lb, &topology.clients])
+    {
         netns.sysctl(&[
             ("net/core/somaxconn", "65535"),
             ("net/ipv4/tcp_max_syn_backlog", "65535"),
             ("net/ipv4/ip_local_port_range", "1024 65535"),
             ("net/ipv4/tcp_tw_reuse", "1"),
         ])?;
+    }
+    // Where Docker has been, bridges give each frame to the firewall's hooks, which no switch does.
+    let filter = [
+        "net/bridge/bridge-nf-call-iptables",
+        "net/bridge/bridge-nf-call-ip6tables",
+    ];
+    if filter
+        .iter()
+        .all(|key| std::path::Path::new("/proc/sys").join(key).exists())
+    {
+        topology.switch.sysctl(&filter.map(|key| (key, "0")))?;
     }
     Ok(())
 }

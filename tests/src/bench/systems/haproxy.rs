@@ -63,7 +63,7 @@ fn configuration(lab: &Lab, options: Options<'_>) -> String {
         ""
     };
     let mut text = format!(
-        "global\n  nbthread {}\n  maxconn 90000\n  tune.bufsize 32768\n\
+        "global\n  nbthread {}\n  tune.bufsize 32768\n\
          defaults\n  mode tcp\n  timeout connect 3s\n  timeout client 24h\n  timeout server 24h\n  \
          timeout client-fin 30s\n  retries 3\n  option redispatch 1\n\
          listen mqtt\n  bind {vip} backlog 65535\n  \

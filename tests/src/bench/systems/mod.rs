@@ -77,7 +77,11 @@ impl System {
                 stick: Stick::Table,
                 splice: false,
             },
-            _ => bail!("no system is named {text}; there are {}, {}", USUAL.join(", "), VARIANTS.join(", ")),
+            _ => bail!(
+                "no system is named {text}; there are {}, {}",
+                USUAL.join(", "),
+                VARIANTS.join(", ")
+            ),
         };
         for variant in variants.split('-').filter(|word| !word.is_empty()) {
             match (&mut kind, variant) {
@@ -85,7 +89,10 @@ impl System {
                 (Kind::HaProxy { stick, .. }, "hash") => *stick = Stick::Hash,
                 (Kind::HaProxy { splice, .. }, "splice") => *splice = true,
                 (_, "offloads") => ends = Ends::Offloads,
-                _ => bail!("{base} has no variant {variant}; there are {}", VARIANTS.join(", ")),
+                _ => bail!(
+                    "{base} has no variant {variant}; there are {}",
+                    VARIANTS.join(", ")
+                ),
             }
         }
         Ok(Self {
