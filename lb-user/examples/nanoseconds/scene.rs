@@ -11,7 +11,7 @@ use lb_common::layout::{
     Backend, Binding, Counter, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits,
     Listener, Settings, State, Verdict, source_mode,
 };
-use lb_common::limits::credit::{Credit, UNLIMITED, of_backend};
+use lb_common::limits::credit::{ALL, Credit, UNLIMITED, of_backend};
 
 use crate::frames::{CLIENT_MAC, OUR_MAC, VIP, flow_key, flow_key_v6};
 use crate::table::Size;
@@ -149,6 +149,7 @@ impl Scene {
         };
         let mut credits = Array::<_, Credit>::try_from(self.map("CREDITS")?)?;
         credits.set(0, endless, 0)?;
+        credits.set(ALL, endless, 0)?;
         credits.set(of_backend(SLOT), endless, 0)?;
         let backend = Backend {
             address: FlowKey::v4([10, 77, 1, 2], 0, VIP, 0).src,
