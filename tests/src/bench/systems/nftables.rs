@@ -17,8 +17,8 @@ pub fn load(lab: &Lab) -> Result<()> {
         .map(|n| format!("{n} : {}", plan.broker(n).v4))
         .collect();
     lab.topology.lb.nft(&format!(
-        "table ip bench {{ chain prerouting {{ type nat hook prerouting priority dstnat; \
-         ip daddr {vip} tcp dport {MQTT_PORT} dnat to numgen inc mod {brokers} map {{ {} }} }} }}",
+        "table ip bench {{\n chain prerouting {{\n type nat hook prerouting priority dstnat;\n \
+         ip daddr {vip} tcp dport {MQTT_PORT} dnat to numgen inc mod {brokers} map {{ {} }}\n }}\n}}\n",
         map.join(", ")
     ))
 }
