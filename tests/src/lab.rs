@@ -13,7 +13,7 @@ use crate::fleet::{self, Fleet};
 use crate::plan::{FIRST_NETWORK, MQTT_PORT, Plan};
 use crate::process::raise_descriptor_limit;
 use crate::registry::Registration;
-use crate::topology::{Arms, Topology};
+use crate::topology::{Arms, Ends, Topology};
 use crate::wire;
 
 /// What a lab consists of.
@@ -30,6 +30,8 @@ pub struct Options {
     pub host: bool,
     /// Queues of each wire. With more than one, what a CPU sends takes the queue of its number.
     pub queues: u32,
+    /// What the wires' ends do to frames.
+    pub ends: Ends,
 }
 
 impl Default for Options {
@@ -41,6 +43,7 @@ impl Default for Options {
             wire: None,
             host: false,
             queues: 1,
+            ends: Ends::default(),
         }
     }
 }
@@ -80,6 +83,7 @@ impl Lab {
             options.arms,
             options.wire,
             options.queues,
+            options.ends,
         )?;
         if options.host {
             topology.connect_host(&registration, &format!("mqlb-lab{network}"))?;

@@ -14,10 +14,12 @@
 //! - [`machine`]: a system of its own with systemd, for the package; [`service`]: what stands in for one.
 //! - [`talkers`]: clients that notice each message that is lost; [`other_build`]: an mqlb with other programs.
 //! - [`flood`]: what attackers send, at full rate.
+//! - [`bench`]: mqlb measured beside others.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
 
 pub mod balancer;
+pub mod bench;
 pub mod broker;
 pub mod client;
 pub mod comeback;

@@ -30,6 +30,19 @@ pub enum Arms {
     Two,
 }
 
+/// What the wires' ends do to frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// What XDP needs: complete checksums everywhere, and takers of redirected frames.
+    #[default]
+    Xdp,
+    /// For the kernel's stack on the balancer, with its offloads. Clients and brokers write complete checksums, as
+    /// they come from a network; no XDP program anywhere.
+    Kernel,
+    /// As the kernel makes them: checksums are left out and segments of 64 KB stay whole, which no network can do.
+    Offloads,
+}
+
 /// The namespaces of a lab.
 #[derive(Debug)]
 pub struct Topology {
@@ -46,6 +59,7 @@ pub struct Topology {
     programs: Vec<XdpPass>,
     /// Queues of each wire.
     queues: u32,
+    ends: Ends,
 }
 
 impl Topology {
@@ -60,6 +74,7 @@ impl Topology {
         arms: Arms,
         wire: Option<wire::Options>,
         queues: u32,
+        ends: Ends,
     ) -> Result<Self> {
         let create = |role: &str| {
             let name = format!("{}-{role}", registration.id());
@@ -81,6 +96,7 @@ impl Topology {
             wires: Vec::new(),
             programs: Vec::new(),
             queues,
+            ends,
         };
         topology.bridges()?;
         topology.balancer(arms, wire)?;
@@ -145,12 +161,14 @@ impl Topology {
 
     /// Connects the outer end of one of the balancer's interfaces to a bridge.
     fn join(&mut self, port: &str, bridge: &str, wire: Option<wire::Options>) -> Result<()> {
-        self.ethtool(&self.switch, port, &["gro", "on"])?;
-        let program = self
-            .switch
-            .enter(|| XdpPass::attach(port))?
-            .with_context(|| format!("attach an XDP program to {port} in the switch"))?;
-        self.programs.push(program);
+        if self.ends == Ends::Xdp {
+            self.ethtool(&self.switch, port, &["gro", "on"])?;
+            let program = self
+                .switch
+                .enter(|| XdpPass::attach(port))?
+                .with_context(|| format!("attach an XDP program to {port} in the switch"))?;
+            self.programs.push(program);
+        }
         let Some(options) = wire else {
             return self.switch.ip([format!("link set {port} master {bridge}")]);
         };
@@ -258,7 +276,14 @@ impl Topology {
             ),
             format!("link set {port} up"),
         ])?;
-        self.ethtool(netns, device, &["tx", "off"])?;
+        let complete = match self.ends {
+            Ends::Xdp => true,
+            Ends::Kernel => netns.name() != self.lb.name(),
+            Ends::Offloads => false,
+        };
+        if complete {
+            self.ethtool(netns, device, &["tx", "off"])?;
+        }
         if self.queues > 1 {
             spread(netns, device, self.queues)?;
         }

@@ -4,6 +4,7 @@
 //! typed the command; only what touches the system or the kernel goes through sudo ([`root`]).
 //! Progress goes to stderr, so that stdout holds only what was asked for.
 
+mod bench;
 mod compose;
 mod dist;
 mod lint;
@@ -42,6 +43,13 @@ enum Command {
     #[command(disable_help_flag = true)]
     Run {
         /// Passed to `mqlb-lab run`; `cargo xtask run --help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Measure mqlb beside HAProxy and the kernel's own forwarding, and write a report into target/bench
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed to `mqlb-lab bench`; `cargo xtask bench --help` lists them. `--write` also writes BENCHMARKS.md
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -100,6 +108,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
                 false => &[Need::Build, Need::Kernel],
             })?;
             run::lab(&args, unprivileged)
+        }
+        Command::Bench { args } => {
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Bench])?;
+            bench::run(&args)
         }
         Command::Test(args) => {
             setup::ensure(TEST)?;

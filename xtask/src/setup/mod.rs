@@ -30,6 +30,8 @@ pub enum Need {
     Compose,
     /// To run the tests with clients of others.
     Clients,
+    /// To compare with.
+    Bench,
     /// To boot other kernels.
     Vm,
     /// To build the static program.

@@ -130,6 +130,15 @@ pub const TOOLS: &[Tool] = &[
         alpine: &["haproxy"],
     },
     Tool {
+        need: Need::Bench,
+        proof: Proof::Program("haproxy"),
+        purpose: "the balancer to compare with",
+        debian: &["haproxy"],
+        fedora: &["haproxy"],
+        arch: &["haproxy"],
+        alpine: &["haproxy"],
+    },
+    Tool {
         need: Need::Compose,
         proof: Proof::Program("openssl"),
         purpose: "a certificate and a TLS client for the tests",
