@@ -151,8 +151,7 @@ fn rust_src() -> Result<()> {
         .context("the sources of `core` are missing (rustup's component rust-src)")
 }
 
-/// The standard library for the static program. It brings musl along; no C compiler is needed, because no
-/// library of ours has C in it.
+/// The standard library for the static program. It brings musl along.
 fn rust_std() -> Result<()> {
     let target = crate::dist::target();
     rustup(&target, ["target", "add", &target])

@@ -211,6 +211,15 @@ pub const TOOLS: &[Tool] = &[
         alpine: &[],
     },
     Tool {
+        need: Need::Static,
+        proof: Proof::Program("musl-gcc"),
+        purpose: "C compiler for the static program: ring, the cryptography, has C in it",
+        debian: &["musl-tools"],
+        fedora: &["musl-gcc"],
+        arch: &["musl"],
+        alpine: &[],
+    },
+    Tool {
         need: Need::Package,
         proof: Proof::Program("dpkg-deb"),
         purpose: "Debian's packages",
