@@ -110,13 +110,18 @@ fn root_tests(
     Ok(())
 }
 
-struct TestBinary {
-    name: String,
-    binary: PathBuf,
-    manifest_dir: PathBuf,
+/// A test file, built.
+pub struct TestBinary {
+    pub name: String,
+    pub binary: PathBuf,
+    pub manifest_dir: PathBuf,
 }
 
-fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<TestBinary>> {
+/// Builds the integration tests `targets` of `package` in release.
+///
+/// # Errors
+/// The build failed.
+pub fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<TestBinary>> {
     let mut build = cargo_command();
     build.args([
         "test",
@@ -178,15 +183,15 @@ fn watch(command: &mut Command, totals: &mut Totals) -> Result<()> {
 
 /// Sums of libtest's "test result:" lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub struct Totals {
+    pub passed: u64,
+    pub failed: u64,
+    pub ignored: u64,
 }
 
 impl Totals {
     /// Adds what `line` reports, if it is a result line.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         let Some((_, counts)) = line
             .strip_prefix("test result: ")
             .and_then(|rest| rest.split_once(". "))

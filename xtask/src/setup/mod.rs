@@ -4,6 +4,7 @@
 //! Debian and Ubuntu the missing pieces are installed; elsewhere the exact commands are printed.
 
 mod apt;
+pub mod archive;
 mod distro;
 mod linker;
 mod newer;
