@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, vm};
 use crate::vm::guest::{Acceleration, Guest};
 use crate::vm::kernel::{self, Kernel};
 use crate::workspace::{Metadata, cargo, show};
+use crate::{root, vm};
 
 /// The verifier gives up at a million instructions; newer kernels walk more than older ones, so a
 /// program stays well below.

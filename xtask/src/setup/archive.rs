@@ -42,8 +42,7 @@ impl Archive {
     /// `apt-get` or `apt-cache`, for this archive.
     pub fn command(&self, program: &str) -> Command {
         let mut apt = Command::new(program);
-        apt.env("APT_CONFIG", &self.config)
-            .env("LC_ALL", "C.UTF-8");
+        apt.env("APT_CONFIG", &self.config).env("LC_ALL", "C.UTF-8");
         apt
     }
 }

@@ -121,7 +121,11 @@ pub fn quoted(path: &Path) -> String {
 fn modules(kernel: &Kernel, directory: &Path) -> Result<String> {
     let modprobe = root::find("modprobe").context("there is no modprobe (package kmod)")?;
     // <base>/lib/modules/<release>
-    let base = kernel.modules.ancestors().nth(3).context("modules lie in lib/modules")?;
+    let base = kernel
+        .modules
+        .ancestors()
+        .nth(3)
+        .context("modules lie in lib/modules")?;
     let mut order = Vec::new();
     for module in MODULES {
         let mut ask = Command::new(&modprobe);

@@ -120,7 +120,7 @@ fn parts_of(
         let start = Instant::now();
         let (wires, devices) = match part {
             Part::Veth => (Wires::Veth, Vec::new()),
-            Part::Virtio => (Wires::Virtio, nic::inside(4)),
+            Part::Virtio => (Wires::Virtio, nic::inside(2 * suite::CARD_SETS)),
             Part::Guests => {
                 if let Err(error) = pair::run(kernel, built, acceleration, &directory) {
                     eprintln!("xtask: {what}: {error:#}");

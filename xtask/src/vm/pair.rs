@@ -41,10 +41,7 @@ pub fn run(
         limit,
     };
     let (balancer, world) = (job("balancer"), job("world"));
-    let (balancer, world) = (
-        guest("balancer", &balancer, 0),
-        guest("world", &world, 1),
-    );
+    let (balancer, world) = (guest("balancer", &balancer, 0), guest("world", &world, 1));
     for wire in 0..WIRES {
         // Of an earlier run.
         let _ = std::fs::remove_file(directory.join(nic::socket(wire)));

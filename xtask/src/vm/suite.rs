@@ -33,6 +33,9 @@ const WITHOUT_LAB: [&str; 8] = [
     "unprivileged",
 ];
 
+/// How many labs with cards there can be at a time; each has two wires.
+pub const CARD_SETS: u8 = 2;
+
 /// Of each part, what fits into a few minutes of software emulation.
 pub const QUICK: [&str; 4] = ["packet_path", "net_kernel", "splice", "restart"];
 
@@ -94,7 +97,7 @@ impl Built {
             quoted(&self.packages)
         );
         if wires == Wires::Virtio {
-            job += "export MQLB_LAB_WIRES=virtio\n";
+            job += &format!("export MQLB_LAB_CARDS={CARD_SETS}\n");
         } else if filters.is_empty() {
             job += &format!("run verifier / {}\n", quoted(&self.loader));
         }
@@ -221,11 +224,17 @@ mod tests {
         results
     }
 
-    const PASSED: &str = "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+    const PASSED: &str =
+        "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
 
     #[test]
     fn what_ends_with_0_has_passed() {
-        let lines = ["xtask-vm:begin splice", "running 2 tests", PASSED, "xtask-vm:end 0"];
+        let lines = [
+            "xtask-vm:begin splice",
+            "running 2 tests",
+            PASSED,
+            "xtask-vm:end 0",
+        ];
         assert!(heard(&lines).finish("k").is_ok());
     }
 
@@ -249,8 +258,16 @@ mod tests {
         let splice = test("splice", "/w/tests");
         assert!(is_wanted(&splice, Wires::Virtio, &[]));
         assert!(!is_wanted(&splice, Wires::Virtio, &["restart"]));
-        assert!(!is_wanted(&test("packet_path", "/w/lb-user"), Wires::Virtio, &[]));
-        assert!(is_wanted(&test("packet_path", "/w/lb-user"), Wires::Veth, &[]));
+        assert!(!is_wanted(
+            &test("packet_path", "/w/lb-user"),
+            Wires::Virtio,
+            &[]
+        ));
+        assert!(is_wanted(
+            &test("packet_path", "/w/lb-user"),
+            Wires::Veth,
+            &[]
+        ));
         assert!(!is_wanted(&test("compose", "/w/tests"), Wires::Veth, &[]));
     }
 }
