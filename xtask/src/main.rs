@@ -120,8 +120,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             verify::run(&args)
         }
         Command::Vm(vm::Command::Test(args)) => {
-            setup::ensure(TEST)?;
-            setup::ensure(&[Need::Vm])?;
+            if args.qemu {
+                setup::ensure(TEST)?;
+                setup::ensure(&[Need::Vm])?;
+            }
             vm::run(&args)
         }
         Command::Compose(command) => compose::run(&command),

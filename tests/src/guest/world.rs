@@ -92,7 +92,7 @@ fn status(line: &mut Line) -> Result<Value> {
 fn driver_runs_the_programs(line: &mut Line) -> Result<()> {
     let status = status(line)?;
     ensure!(
-        status["xdp"]["mode"] == "native" || status["mode"] == "native",
+        status["mode"] == "native",
         "mqlb doesn't say native: {status}"
     );
     for device in ["front", "back"] {

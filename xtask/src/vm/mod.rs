@@ -6,6 +6,7 @@ pub mod kernel;
 mod nic;
 mod pair;
 mod suite;
+mod vagrant;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -71,6 +72,9 @@ pub fn kernels() -> Result<PathBuf> {
 /// # Errors
 /// A test failed, or a guest did; all have been run and summed up.
 pub fn run(args: &Args) -> Result<()> {
+    if !args.qemu {
+        return vagrant::run(&args.kernels, &args.filters);
+    }
     let built = Built::build()?;
     in_guests(args, &built)
 }
