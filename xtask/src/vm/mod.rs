@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::setup::{self, Need};
+use crate::test::Totals;
 use crate::workspace::Metadata;
 use guest::{Acceleration, Guest};
 pub use initramfs::quoted;
 use kernel::Kernel;
 use suite::{Built, Results, Wires};
+
+/// The long-term series that mqlb is made for.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -31,7 +36,7 @@ pub struct Args {
     #[arg(long)]
     pub qemu: bool,
     /// A series of Debian 12 ("6.1", "6.12"), "newest" (Debian unstable) or "host"; repeatable
-    #[arg(long = "kernel", value_name = "KERNEL", default_values_t = ["6.1".to_owned(), "6.12".to_owned()])]
+    #[arg(long = "kernel", value_name = "KERNEL", default_values_t = KERNELS.map(str::to_owned))]
     pub kernels: Vec<String>,
     /// Only these parts [default: all]
     #[arg(long = "part", value_enum, value_delimiter = ',')]
@@ -75,11 +80,34 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.qemu {
         return vagrant::run(&args.kernels, &args.filters);
     }
-    let built = Built::build()?;
-    in_guests(args, &built)
+    in_guests(args, &mut Totals::default())
 }
 
-fn in_guests(args: &Args, built: &Built) -> Result<()> {
+/// What continuous integration has time for, on the kernels that are supported longest.
+///
+/// # Errors
+/// As for [`run`].
+pub fn gate(totals: &mut Totals) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") || !setup::installs_by_itself() {
+        println!(
+            "left out: other kernels, whose packages and machines need Debian or Ubuntu on x86_64"
+        );
+        return Ok(());
+    }
+    setup::ensure(&[Need::Vm])?;
+    let args = Args {
+        qemu: true,
+        kernels: KERNELS.map(str::to_owned).to_vec(),
+        parts: vec![Part::Veth, Part::Guests],
+        quick: true,
+        acceleration: None,
+        filters: Vec::new(),
+    };
+    in_guests(&args, totals)
+}
+
+fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
+    let built = &Built::build()?;
     let acceleration = args.acceleration.unwrap_or_else(Acceleration::detect);
     if acceleration == Acceleration::Tcg {
         eprintln!("xtask: KVM isn't usable here: software emulation, which takes its time");
@@ -92,7 +120,7 @@ fn in_guests(args: &Args, built: &Built) -> Result<()> {
     let mut failed = Vec::new();
     for name in &args.kernels {
         let outcome = kernel::fetch(name, &kernels()?)
-            .and_then(|kernel| parts_of(&parts, &kernel, args, built, acceleration));
+            .and_then(|kernel| parts_of(&parts, &kernel, args, built, acceleration, totals));
         if let Err(error) = outcome {
             eprintln!("xtask: kernel {name}: {error:#}");
             failed.push(name.as_str());
@@ -114,6 +142,7 @@ fn parts_of(
     args: &Args,
     built: &Built,
     acceleration: Acceleration,
+    totals: &mut Totals,
 ) -> Result<()> {
     let directory = directory()?;
     let mut failed = Vec::new();
@@ -153,7 +182,7 @@ fn parts_of(
             }
         });
         println!("\n{what}, {:.0} s:", start.elapsed().as_secs_f64());
-        if let Err(error) = results.finish(&what).and(ended) {
+        if let Err(error) = results.finish(&what, totals).and(ended) {
             eprintln!("xtask: {error:#}");
             failed.push(name);
         }

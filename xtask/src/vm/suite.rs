@@ -169,11 +169,11 @@ impl Results {
         false
     }
 
-    /// Prints a line for each program, and what was left out.
+    /// Prints a line for each program, and adds its tests to `sum`.
     ///
     /// # Errors
     /// One failed, or not a single test ran.
-    pub fn finish(mut self, what: &str) -> Result<()> {
+    pub fn finish(mut self, what: &str, sum: &mut Totals) -> Result<()> {
         if let Some((outcome, start)) = self.under_way.take() {
             self.done.push(Outcome {
                 took: start.elapsed(),
@@ -193,6 +193,9 @@ impl Results {
                 failed: failures,
                 ignored,
             } = outcome.totals;
+            sum.passed += passed;
+            sum.failed += failures;
+            sum.ignored += ignored;
             println!(
                 "  {:14} {verdict}, {:.0} s: {passed} passed, {failures} failed, {ignored} ignored",
                 outcome.name,
@@ -235,17 +238,23 @@ mod tests {
             PASSED,
             "xtask-vm:end 0",
         ];
-        assert!(heard(&lines).finish("k").is_ok());
+        assert!(heard(&lines).finish("k", &mut Totals::default()).is_ok());
     }
 
     #[test]
     fn what_fails_or_does_not_end_has_not() {
         for last in ["xtask-vm:end 101", "xtask-vm:end 124", "Kernel panic"] {
             let lines = ["xtask-vm:begin splice", PASSED, last];
-            let error = heard(&lines).finish("k").expect_err(last).to_string();
+            let error = heard(&lines)
+                .finish("k", &mut Totals::default())
+                .expect_err(last)
+                .to_string();
             assert_eq!(error, "k: failed: splice");
         }
-        assert!(heard(&[]).finish("k").is_err(), "nothing is no success");
+        assert!(
+            heard(&[]).finish("k", &mut Totals::default()).is_err(),
+            "nothing is no success"
+        );
     }
 
     #[test]
