@@ -107,7 +107,6 @@ pub fn gate(totals: &mut Totals) -> Result<()> {
 }
 
 fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
-    let built = &Built::build()?;
     let acceleration = args.acceleration.unwrap_or_else(Acceleration::detect);
     if acceleration == Acceleration::Tcg {
         eprintln!("xtask: KVM isn't usable here: software emulation, which takes its time");
@@ -117,10 +116,19 @@ fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
         [] => vec![Part::Veth, Part::Virtio],
         chosen => chosen.to_vec(),
     };
+    // First, because it fails more often than the build.
+    let directory = kernels()?;
+    let kernels: Vec<_> = args
+        .kernels
+        .iter()
+        .map(|name| (name, kernel::fetch(name, &directory)))
+        .collect();
+    let files: &[&str] = if args.quick { &suite::QUICK } else { &[] };
+    let built = Built::build(files)?;
     let mut failed = Vec::new();
-    for name in &args.kernels {
-        let outcome = kernel::fetch(name, &kernels()?)
-            .and_then(|kernel| parts_of(&parts, &kernel, args, built, acceleration, totals));
+    for (name, kernel) in kernels {
+        let outcome =
+            kernel.and_then(|kernel| parts_of(&parts, &kernel, args, &built, acceleration, totals));
         if let Err(error) = outcome {
             eprintln!("xtask: kernel {name}: {error:#}");
             failed.push(name.as_str());
@@ -163,7 +171,6 @@ fn parts_of(
                 continue;
             }
         };
-        let files: &[&str] = if args.quick { &suite::QUICK } else { &[] };
         let guest = Guest {
             kernel,
             acceleration,
@@ -171,7 +178,7 @@ fn parts_of(
             directory: &directory,
             megabytes: 3072,
             devices,
-            job: &built.job(wires, files, &args.filters, acceleration),
+            job: &built.job(wires, &args.filters, acceleration),
             limit: Duration::from_secs(if args.quick { 100 } else { 1800 })
                 * acceleration.slowness(),
         };

@@ -56,14 +56,18 @@ pub struct Built {
 }
 
 impl Built {
+    /// Builds the tests in `files`, all if there are none.
+    ///
     /// # Errors
     /// The build failed.
-    pub fn build() -> Result<Self> {
+    pub fn build(files: &[&str]) -> Result<Self> {
         let mqlb = run::build_mqlb()?;
         let metadata = Metadata::read()?;
         let mut tests = Vec::new();
         for package in ["lb-user", "lb-tests"] {
-            tests.extend(build_tests(package, &metadata.targets(package, "test"))?);
+            let mut targets = metadata.targets(package, "test");
+            targets.retain(|name| files.is_empty() || files.contains(name));
+            tests.extend(build_tests(package, &targets)?);
         }
         Ok(Self {
             lab: mqlb.with_file_name("mqlb-lab"),
@@ -74,14 +78,8 @@ impl Built {
         })
     }
 
-    /// The job that runs the tests in `files`, all if there are none, whose names contain one of `filters`.
-    pub fn job(
-        &self,
-        wires: Wires,
-        files: &[&str],
-        filters: &[String],
-        acceleration: Acceleration,
-    ) -> String {
+    /// The job that runs the tests whose names contain one of `filters`.
+    pub fn job(&self, wires: Wires, filters: &[String], acceleration: Acceleration) -> String {
         let seconds = 300 * acceleration.slowness();
         let mut job = format!(
             "failed=0\n\
@@ -106,7 +104,7 @@ impl Built {
             .map(|filter| format!(" {}", quoted(Path::new(filter))))
             .collect();
         for test in &self.tests {
-            if !is_wanted(test, wires, files) {
+            if !is_wanted(test, wires) {
                 continue;
             }
             let (directory, binary) = (quoted(&test.manifest_dir), quoted(&test.binary));
@@ -119,13 +117,12 @@ impl Built {
     }
 }
 
-fn is_wanted(test: &TestBinary, wires: Wires, files: &[&str]) -> bool {
+fn is_wanted(test: &TestBinary, wires: Wires) -> bool {
     let name = test.name.as_str();
-    let runs = match wires {
+    match wires {
         Wires::Veth => LEFT_OUT.iter().all(|(left_out, _)| *left_out != name),
         Wires::Virtio => test.manifest_dir.ends_with("tests") && !WITHOUT_LAB.contains(&name),
-    };
-    runs && (files.is_empty() || files.contains(&name))
+    }
 }
 
 /// What came of the programs in a guest.
@@ -265,18 +262,12 @@ mod tests {
             manifest_dir: directory.into(),
         };
         let splice = test("splice", "/w/tests");
-        assert!(is_wanted(&splice, Wires::Virtio, &[]));
-        assert!(!is_wanted(&splice, Wires::Virtio, &["restart"]));
+        assert!(is_wanted(&splice, Wires::Virtio));
         assert!(!is_wanted(
             &test("packet_path", "/w/lb-user"),
-            Wires::Virtio,
-            &[]
+            Wires::Virtio
         ));
-        assert!(is_wanted(
-            &test("packet_path", "/w/lb-user"),
-            Wires::Veth,
-            &[]
-        ));
-        assert!(!is_wanted(&test("compose", "/w/tests"), Wires::Veth, &[]));
+        assert!(is_wanted(&test("packet_path", "/w/lb-user"), Wires::Veth));
+        assert!(!is_wanted(&test("compose", "/w/tests"), Wires::Veth));
     }
 }
