@@ -34,8 +34,10 @@ pub fn run() -> Result<()> {
         weights: vec![5, 2, 3],
         ..Options::default()
     };
-    // The interfaces have names of their own there.
+    // Interfaces and directories have other names there.
+    let directory = lab.directory().display().to_string();
     let text = configuration(&lab, &options)
+        .replace(&directory, "/run")
         .replace("\"eth0\"", "\"front\"")
         .replace("\"eth1\"", "\"back\"");
     line.order(&Order::Start(text))?;
