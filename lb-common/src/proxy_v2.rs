@@ -2,6 +2,8 @@
 
 use core::net::{IpAddr, SocketAddr};
 
+use crate::checksum::Sum;
+
 /// Bytes of a header for TCP over IPv4.
 pub const V4_LEN: usize = 28;
 /// Bytes of a header for TCP over IPv6, the longest that [`encode`] writes.
@@ -12,6 +14,67 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+
+/// Length of the header of a connection in bytes.
+#[inline(always)]
+#[must_use]
+pub const fn len(v4: bool) -> u32 {
+    if v4 { V4_LEN as u32 } else { MAX_LEN as u32 }
+}
+
+/// Words of the longest header.
+pub const WORDS: usize = MAX_LEN / 4;
+
+/// What [`encode`] writes, for the XDP program: in words as they lie in memory, every one at a place that is known
+/// at compile time. Gives their sum. Words of `out` behind [`len`] are left alone.
+#[inline(always)]
+pub fn write(
+    (src, src_port): (&[u8; 16], [u8; 2]),
+    (dst, dst_port): (&[u8; 16], [u8; 2]),
+    v4: bool,
+    out: &mut [u32; WORDS],
+) -> Sum {
+    let s = SIGNATURE;
+    let mut put = Words {
+        out,
+        sum: Sum::ZERO,
+    };
+    put.at(0, [s[0], s[1], s[2], s[3]]);
+    put.at(1, [s[4], s[5], s[6], s[7]]);
+    put.at(2, [s[8], s[9], s[10], s[11]]);
+    let ports = [src_port[0], src_port[1], dst_port[0], dst_port[1]];
+    let word = |a: &[u8; 16], i: usize| [a[i], a[i + 1], a[i + 2], a[i + 3]];
+    if v4 {
+        put.at(3, [VERSION_COMMAND, TCP_OVER_IPV4, 0, 12]);
+        put.at(4, word(src, 12));
+        put.at(5, word(dst, 12));
+        put.at(6, ports);
+    } else {
+        put.at(3, [VERSION_COMMAND, TCP_OVER_IPV6, 0, 36]);
+        let mut i = 0;
+        while i < 4 {
+            put.at(4 + i, word(src, 4 * i));
+            put.at(8 + i, word(dst, 4 * i));
+            i += 1;
+        }
+        put.at(12, ports);
+    }
+    put.sum
+}
+
+/// Words that are written, and their sum.
+struct Words<'a> {
+    out: &'a mut [u32; WORDS],
+    sum: Sum,
+}
+
+impl Words<'_> {
+    #[inline(always)]
+    const fn at(&mut self, at: usize, bytes: [u8; 4]) {
+        self.out[at] = u32::from_ne_bytes(bytes);
+        self.sum.add4(bytes);
+    }
+}
 
 /// Writes the header for a connection of a client at `src` to the VIP at `dst`; returns its length in bytes,
 /// [`V4_LEN`] or [`MAX_LEN`]. Addresses and ports are in network byte order, as everywhere in the header.
@@ -96,6 +159,27 @@ mod tests {
         ];
         assert_eq!(expected.len(), MAX_LEN);
         assert_eq!(header("[2001:db8::1]:65535", "[fd77::2]:8883"), expected);
+    }
+
+    #[test]
+    fn the_program_writes_the_same() {
+        for (src, dst, v4) in [
+            ("192.0.2.1:50000", "198.51.100.7:1883", true),
+            ("[2001:db8::1]:65535", "[fd77::2]:8883", false),
+        ] {
+            let parts = |text: &str| {
+                let socket: SocketAddr = text.parse().unwrap();
+                (as_ipv6(socket.ip()), socket.port().to_be_bytes())
+            };
+            let ((src_ip, src_port), (dst_ip, dst_port)) = (parts(src), parts(dst));
+            let mut out = [0xEEEE_EEEE; WORDS];
+            let sum = write((&src_ip, src_port), (&dst_ip, dst_port), v4, &mut out);
+            let bytes: Vec<_> = out.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let (head, rest) = bytes.split_at(len(v4) as usize);
+            assert_eq!(head, header(src, dst));
+            assert!(rest.iter().all(|&byte| byte == 0xEE));
+            assert_eq!(sum.fold(), Sum(crate::checksum::sum(head)).fold());
+        }
     }
 
     #[test]

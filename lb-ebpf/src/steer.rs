@@ -10,11 +10,12 @@ use lb_common::wire::{
     PROTO_ICMPV6, PROTO_TCP, TCP_LEN, Tcp, VLAN_LEN, is_v6_extension, is_vlan,
 };
 
+use crate::connect::{self, header};
 use crate::count::{drop, pass};
 use crate::frame::{Parsed, V4, V6, after, at, length, opaque};
 use crate::maps::{ENDPOINTS, FLOWS};
 use crate::straight::{self, Way};
-use crate::{connect, icmp, newcomer, splice};
+use crate::{icmp, newcomer, splice};
 
 /// No action: the packet was parsed.
 const PARSED: u32 = u32::MAX;
@@ -56,6 +57,10 @@ pub fn steer(ctx: &XdpContext) -> u32 {
     // counters at the same time, which are statistics, and the agent replaces values as a whole.
     if let Some(flow) = unsafe { flow.as_mut() } {
         if !splice::begins_anew(p, flow) {
+            // Not within `known`: the stack has 512 bytes for the whole chain of calls.
+            if header::is_due(p, flow) && !header::prepend(ctx, p) {
+                return drop(Verdict::HelperFailed, p.length);
+            }
             return splice::known(ctx, p, flow);
         }
         // A backend's entry stays until it has lingered, so that its port isn't used again too early.

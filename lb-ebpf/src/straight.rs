@@ -159,7 +159,8 @@ fn way<I: Ip>(ctx: &XdpContext, frame: &mut Frame<I>) -> Way {
     let flow = unsafe { &mut *entry };
     if flow.state != State::Open as u8
         || flow.flags & (flags::RST | flags::TAGGED) != 0
-        || flow.flags & flags::FROM_CLIENT != 0 && hop_moved(ctx, &frame.eth, flow)
+        || flow.flags & flags::FROM_CLIENT != 0
+            && (flow.flags & flags::HEADED != 0 || hop_moved(ctx, &frame.eth, flow))
     {
         return general;
     }

@@ -2,6 +2,7 @@
 
 use super::{by_words, v4_mapped};
 use crate::checksum::Sum;
+use crate::proxy_v2;
 
 /// The 4-tuple as seen on the wire in one direction, addresses v4-mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,6 +103,10 @@ pub mod flags {
     /// repeat (`Flow::ingress` and `Flow::hop_generation` say which, and which agent). From the client, in
     /// `Sniff`: the agent has acknowledged bytes that nobody else has.
     pub const OWNED: u8 = 128;
+    /// From the client, in `Connecting` and `Open`: a PROXY header belongs in front of the client's first byte,
+    /// `Flow::next_seq`, and the program writes it there whenever that byte comes, until the backend has
+    /// acknowledged it.
+    pub const HEADED: u8 = OWNED;
 }
 
 /// One direction of a connection: the rewrite recipe, the next hop and what is known of the sender.
@@ -161,7 +166,8 @@ pub struct Flow {
     pub last_seen: u32,
     /// Silence of the client, no ACK even, after which the connection ends, in [`ticks`]; 0 for never.
     pub idle_limit: u32,
-    /// Next sequence number of the sender, as it sends it (in `Sniff`: the client's ISN).
+    /// Next sequence number of the sender, as it sends it, when the connection was opened; with
+    /// [`flags::HEADED`]: that of the client's first byte. In `Sniff` and `Connecting`: the client's ISN.
     pub next_seq: u32,
     /// Last acknowledgement number of the sender, as it sends it.
     pub last_ack: u32,
@@ -282,10 +288,21 @@ impl Flow {
         differs == 0
     }
 
+    /// Bytes of the PROXY header that goes in front of this client's first byte, or 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header(&self, v4: bool) -> u32 {
+        if self.flags & flags::HEADED == 0 {
+            0
+        } else {
+            proxy_v2::len(v4)
+        }
+    }
+
     /// Whether this is a backend that waits for first bytes which died with an agent, not with `agent`.
     #[must_use]
     pub const fn is_stranded(&self, agent: u32) -> bool {
-        self.flags & flags::OWNED != 0
+        self.flags & (flags::FROM_CLIENT | flags::OWNED) == flags::OWNED
             && self.state == State::Open as u8
             && self.hop_generation != agent
             && self.last_ack.wrapping_sub(self.ingress) >= 1 << 31

@@ -3,6 +3,16 @@
 use crate::limits::client::ClientPace;
 use crate::limits::rate::Pace;
 
+/// Values of [`Listener::steer`].
+pub mod steer {
+    /// The agent sets all connections up.
+    pub const AGENT: u8 = 0;
+    /// The program sets up those of known clients.
+    pub const KERNEL: u8 = 1;
+    /// The same, with a PROXY header, version 2.
+    pub const KERNEL_PROXY: u8 = 2;
+}
+
 /// Values of [`Listener::source`].
 pub mod source_mode {
     /// One of the balancer's addresses.
@@ -15,7 +25,7 @@ pub mod source_mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Listener {
-    /// Not 0: the program sets up connections of known clients by itself.
+    /// Who sets up connections of known clients, see [`steer`].
     pub steer: u8,
     /// Source address towards the backends, see [`source_mode`].
     pub source: u8,

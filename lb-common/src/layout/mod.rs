@@ -19,7 +19,7 @@ pub use backend::{Backend, Hop, SNAT_ADDRESSES};
 pub use binding::Binding;
 pub use connecting::Connecting;
 pub use flow::{Flow, FlowKey, State, flags, ticks};
-pub use listener::{Listener, source_mode};
+pub use listener::{Listener, source_mode, steer};
 pub use pending::{PENDING_DATA, PENDING_SLOTS, Pending};
 pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
 pub use settings::{Bucket, IdleLimits, Settings};

@@ -146,10 +146,22 @@ impl<'a> TooBig<'a> {
         }
         let mut message = [0; ICMP_LEN + QUOTE_MAX];
         let message = message.get_mut(..ICMP_LEN + self.quote.len())?;
-        put(message, 4, &self.mtu.to_be_bytes())?;
+        // The client's first segment was longer by the header, which the client knows nothing of.
+        let header = flow.header(v4);
+        let headed = header != 0 && self.seq.wrapping_sub(flow.next_seq) >= 1 << 31;
+        let mtu = if headed {
+            self.mtu.saturating_sub(header)
+        } else {
+            self.mtu
+        };
+        put(message, 4, &mtu.to_be_bytes())?;
         put(message, 0, if v4 { &[3, 4] } else { &[2, 0] })?;
         put(message, ICMP_LEN, self.quote)?;
         undo(message.get_mut(ICMP_LEN..)?, sent, flow, v4)?;
+        if headed {
+            let ip = if v4 { IPV4_LEN } else { IPV6_LEN };
+            put(message, ICMP_LEN + ip + 4, &flow.next_seq.to_be_bytes())?;
+        }
 
         let kind = if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
         let mut at = 0;
@@ -380,6 +392,32 @@ mod tests {
                         assert_eq!(Sum(checksum::sum(header)).fold(), 0xffff);
                     }
                 }
+            }
+        }
+    }
+
+    /// The client's first segment was too big with the PROXY header: without it, it must be smaller.
+    #[test]
+    fn a_header_is_not_the_clients() {
+        use crate::layout::flags;
+        for (v6, header) in [(false, 28), (true, 52)] {
+            let frame = too_big(v6);
+            let e = TooBig::parse(&frame).unwrap();
+            for (first, quoted, mtu) in [
+                (1000 + header, 1000 + header, 1400 - header),
+                // A later segment.
+                (1000, 1000, 1400),
+            ] {
+                let flow = Flow {
+                    flags: flags::FROM_CLIENT | flags::HEADED,
+                    next_seq: first,
+                    seq_add: 0,
+                    ..recipe(v6)
+                };
+                let mut out = [0; 126];
+                let n = e.emit(&came(v6), &flow, &HOP, &mut out).unwrap();
+                let back = TooBig::parse(&out[..n]).unwrap();
+                assert_eq!((back.seq, back.mtu), (quoted, mtu), "IPv6: {v6}");
             }
         }
     }

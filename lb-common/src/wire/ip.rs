@@ -77,6 +77,16 @@ impl Ipv4 {
         ip.check = s.field();
         ip
     }
+
+    /// Says that the packet is longer by `more` bytes.
+    #[inline(always)]
+    pub fn lengthen(&mut self, more: u16) {
+        let total = u16::from_be_bytes(self.total_len).wrapping_add(more);
+        let mut sum = Sum::of_field(self.check);
+        sum.replace(&self.total_len, &total.to_be_bytes());
+        self.total_len = total.to_be_bytes();
+        self.check = sum.field();
+    }
 }
 
 /// Fixed IPv6 header.
@@ -111,6 +121,15 @@ impl Ipv6 {
             src,
             dst,
         }
+    }
+}
+
+impl Ipv6 {
+    /// Says that the packet is longer by `more` bytes.
+    #[inline(always)]
+    pub const fn lengthen(&mut self, more: u16) {
+        let len = u16::from_be_bytes(self.payload_len).wrapping_add(more);
+        self.payload_len = len.to_be_bytes();
     }
 }
 

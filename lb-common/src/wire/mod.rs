@@ -18,4 +18,4 @@ pub use ip::{
     IPV4_LEN, IPV6_LEN, Ipv4, Ipv6, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, is_v6_extension,
 };
 pub use packet::{Packet, ParseError};
-pub use tcp::{TCP_LEN, Tcp, flag};
+pub use tcp::{TCP_LEN, TCP_MAX, Tcp, flag};

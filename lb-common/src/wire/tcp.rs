@@ -5,6 +5,8 @@ use crate::wire::PROTO_TCP;
 
 /// Length without options.
 pub const TCP_LEN: usize = 20;
+/// The longest, with options.
+pub const TCP_MAX: usize = 60;
 
 /// Control bits.
 pub mod flag {
@@ -87,6 +89,19 @@ impl Tcp {
         s.add2(self.window);
         s.add2(self.urgent);
         s
+    }
+
+    /// Makes a segment begin `more` bytes earlier, an even number of them, which have the sum `added`.
+    #[inline(always)]
+    pub const fn put_before(&mut self, more: u16, added: Sum) {
+        let seq = self.seq().wrapping_sub(more as u32).to_be_bytes();
+        let mut sum = Sum::of_field(self.check);
+        sum.replace4(self.seq, seq);
+        sum.0 += added.0;
+        // The pseudo-header's length grows.
+        sum.add2(more.to_be_bytes());
+        self.seq = seq;
+        self.check = sum.field();
     }
 
     /// Adds the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) to a sum.

@@ -12,7 +12,7 @@ use lb_common::window::rescale;
 use lb_common::wire::{TCP_LEN, Tcp, flag};
 
 use super::desk::{Desk, desk};
-use super::{out, pending};
+use super::{header, out, pending};
 use crate::clock;
 use crate::count::{count, drop};
 use crate::frame::{Parsed, at, bounded};
@@ -37,7 +37,8 @@ pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &Flow) -> u32 {
         return reset::reset(ctx, p, Verdict::ResetUnknown);
     };
     let bits = p.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN);
-    let answers = bits == flag::SYN | flag::ACK && p.ack == client.next_seq.wrapping_add(1);
+    let first = p.ack.wrapping_add(client.header(p.v4));
+    let answers = bits == flag::SYN | flag::ACK && first == client.next_seq.wrapping_add(1);
     if answers && offers(ctx, p) && fits(p, client) {
         if !out::tag_fits(p, client) {
             return drop(Verdict::VlanMismatch, p.length);
@@ -46,7 +47,7 @@ pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &Flow) -> u32 {
         if !open(p, entry, client) {
             return drop(Verdict::EarlySegment, p.length);
         }
-        if !room(ctx, p) {
+        if !room(ctx, p) || !fill(ctx, p) {
             return drop(Verdict::HelperFailed, p.length);
         }
         return acknowledge(ctx, p);
@@ -116,7 +117,9 @@ fn fits(p: &Parsed, client: &Flow) -> bool {
     };
     let timestamps = Connecting::load(client).timestamps;
     let offered = desk.offers.offered();
-    p.payload == 0 && p.l3 <= 18 && may_splice(said(client), timestamps, listener.mss, &offered)
+    // The client's first segment gets longer by the header.
+    let mss = listener.mss + client.header(p.v4) as u16;
+    p.payload == 0 && p.l3 <= 18 && may_splice(said(client), timestamps, mss, &offered)
 }
 
 /// Both entries become recipes. `false` if they aren't ours any more.
@@ -166,7 +169,7 @@ fn recipes(p: &Parsed, desk: &mut Desk) {
     desk.backend.state = State::Open as u8;
     desk.client.last_seen = now;
     desk.backend.last_seen = now;
-    desk.client.next_seq = p.ack;
+    desk.client.next_seq = p.ack.wrapping_add(desk.client.header(p.v4));
     desk.backend.next_seq = p.seq.wrapping_add(1);
     desk.backend.last_ack = p.ack;
 }
@@ -191,8 +194,8 @@ struct Stamped {
     options: [u8; ack::STAMPED],
 }
 
-/// Makes room for our ACK and puts the CONNECT behind it, if it is there and there is room. Its length is
-/// on the desk then, or 0.
+/// Makes room for our ACK and puts the CONNECT behind it, if it is there and there is room, with a gap for the
+/// PROXY header if there is to be one. The length of both is on the desk then, or 0.
 #[inline(never)]
 fn room(ctx: &XdpContext, p: &Parsed) -> bool {
     let Some(desk) = desk() else {
@@ -201,10 +204,11 @@ fn room(ctx: &XdpContext, p: &Parsed) -> bool {
     let start = p.l4() as u32 + header_len(desk);
     let held = pending::held(desk.seen.ticket);
     let len = held & 0xffff;
-    (desk.len, desk.sum) = (len, (held >> 16) as u16);
+    let before = desk.client.header(p.v4);
+    (desk.len, desk.sum) = (before + len, (held >> 16) as u16);
     if len != 0 {
-        if out::resize(ctx, start + len) {
-            if pending::put(ctx, start, desk.seen.ticket, len) {
+        if out::resize(ctx, start + before + len) {
+            if pending::put(ctx, start + before, desk.seen.ticket, len) {
                 return true;
             }
         } else {
@@ -214,6 +218,12 @@ fn room(ctx: &XdpContext, p: &Parsed) -> bool {
     (desk.len, desk.sum) = (0, 0);
     count(Verdict::KernelAck, p.length);
     out::resize(ctx, start)
+}
+
+/// Writes the PROXY header into its gap.
+#[inline(always)]
+fn fill(ctx: &XdpContext, p: &Parsed) -> bool {
+    desk().is_some_and(|desk| header::put(ctx, p.v4, p.l4() as u32 + header_len(desk)))
 }
 
 /// Length of our ACK's TCP header.

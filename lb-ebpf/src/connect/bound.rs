@@ -2,7 +2,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
-use lb_common::layout::{Binding, Flow, FlowKey, Hop, State, Verdict, flags, source_mode, ticks};
+use lb_common::layout::{
+    Binding, Flow, FlowKey, Hop, State, Verdict, flags, source_mode, steer, ticks,
+};
 use lb_common::limits::credit::{ALL, of_backend};
 use lb_common::mqtt::Seen;
 use lb_common::wire::Eth;
@@ -27,7 +29,7 @@ pub fn known(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     let Some(of_listener) = LISTENERS.get(listener) else {
         return false;
     };
-    if of_listener.steer == 0 {
+    if of_listener.steer == steer::AGENT {
         return false;
     }
     if !read::take(ctx, p) {
@@ -109,6 +111,9 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     let flow = &mut desk.client;
     flow.state = State::Connecting as u8;
     flow.flags = flags::FROM_CLIENT | tag(tagged);
+    if of_listener.steer == steer::KERNEL_PROXY {
+        flow.flags |= flags::HEADED;
+    }
     flow.listener = listener as u8;
     flow.backend = slot;
     flow.client = client;

@@ -5,6 +5,7 @@
 use lb_common::layout::{Connecting, Flow, FlowKey, Verdict};
 use lb_common::mqtt::Glance;
 use lb_common::options::Offers;
+use lb_common::proxy_v2;
 
 use super::maps::DESK;
 
@@ -14,6 +15,8 @@ pub struct Desk {
     pub glance: Glance,
     /// The options of a SYN-ACK.
     pub offers: Offers,
+    /// A PROXY header.
+    pub header: [u32; proxy_v2::WORDS],
     /// The entries to be.
     pub client: Flow,
     pub backend: Flow,
@@ -21,7 +24,7 @@ pub struct Desk {
     pub key: FlowKey,
     /// The client's tuple as we answer it: where packets of `backend` go.
     pub back: FlowKey,
-    /// Length of the CONNECT behind our ACK.
+    /// Length of what goes behind our ACK.
     pub len: u32,
     /// Of the client's segment.
     pub seen: Connecting,

@@ -8,7 +8,7 @@
 //! ```
 //! - [`read`]: a client's segment, and the CONNECT in it; [`bound`]: the backend that it is bound to
 //! - [`dial`]: a tuple, the entries; [`syn`]: the SYN
-//! - [`pending`]: the CONNECT, until the SYN-ACK
+//! - [`pending`]: the CONNECT, until the SYN-ACK; [`header`]: the PROXY header in front of it
 //! - [`client`], [`answer`]: packets of either side while connecting
 //! - [`out`]: what leaves
 //! - [`desk`]: working memory; [`maps`]
@@ -21,6 +21,7 @@ mod bound;
 mod client;
 mod desk;
 mod dial;
+pub mod header;
 mod maps;
 mod out;
 mod pending;

@@ -36,7 +36,7 @@ pub fn send(ctx: &XdpContext, p: &Parsed, flow: &Flow, verdict: Verdict) -> u32 
     let options = ClientOptions::from_byte(flow.last_ack.wrapping_sub(1) as u8);
     let (theirs, ours) = (options.mss(), mss(flow.backend));
     let syn = Syn {
-        isn: flow.next_seq,
+        isn: flow.next_seq.wrapping_sub(flow.header(p.v4)),
         window: window(options, connecting.window),
         mss: if theirs < ours { theirs } else { ours },
         options,

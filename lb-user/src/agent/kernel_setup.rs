@@ -2,7 +2,9 @@
 //! addresses, limits.
 
 use anyhow::Context as _;
-use lb_common::layout::{IdleLimits, Listener, SNAT_ADDRESSES, Settings, source_mode, ticks};
+use lb_common::layout::{
+    IdleLimits, Listener, SNAT_ADDRESSES, Settings, source_mode, steer, ticks,
+};
 
 use super::sweep::lifetime;
 use super::vips::Vip;
@@ -39,8 +41,11 @@ pub fn limits(settings: &mut Settings, config: &Config) {
 fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
-        // The agent owns the PROXY header and repeats it; the program keeps no such thing.
-        steer: u8::from(!listener.proxy_protocol),
+        steer: if listener.proxy_protocol {
+            steer::KERNEL_PROXY
+        } else {
+            steer::KERNEL
+        },
         source: match listener.source {
             config::Source::Snat => source_mode::SNAT,
             config::Source::Client => source_mode::CLIENT,

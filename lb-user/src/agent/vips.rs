@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use lb_common::layout::{Endpoint, EndpointKey, EndpointKind, Settings};
+use lb_common::proxy_v2;
 
 use super::kernel_setup;
 use super::nodes::{Node, mapped, socket_address};
@@ -16,6 +17,10 @@ use crate::setup::{ListenerSettings, Source};
 
 /// Window that SYN-ACKs announce: room for a CONNECT until a backend's own window takes over.
 const WINDOW: u16 = 16_384;
+
+/// No SYN-ACK promises less, whatever goes in front of the first segment: Linux's `net.ipv4.tcp_min_snd_mss` is
+/// little lower.
+const LEAST_MSS: u16 = 88;
 
 /// One address that clients connect to.
 #[derive(Clone, Debug)]
@@ -78,13 +83,19 @@ pub fn known(maps: &Maps) -> anyhow::Result<HashMap<SocketAddr, u8>> {
 impl Vip {
     /// Fits the promises to what the pool's backends can keep; `true` if they changed.
     pub fn fit(&mut self, config: &Config, nodes: &[Node]) -> bool {
-        let pool = config.listeners[self.listener].pool.0;
-        let endpoint = Endpoint {
+        let listener = &config.listeners[self.listener];
+        let (pool, v4) = (listener.pool.0, self.address.is_ipv4());
+        let mut endpoint = Endpoint {
             kind: EndpointKind::Vip as u8,
             listener: self.index,
             window: WINDOW,
-            ..promise(nodes, pool, self.address.is_ipv4())
+            ..promise(nodes, pool, v4)
         };
+        if listener.proxy_protocol {
+            // The header goes into the client's first segment.
+            let header = u16::try_from(proxy_v2::len(v4)).unwrap_or(u16::MAX);
+            endpoint.mss = endpoint.mss.saturating_sub(header).max(LEAST_MSS);
+        }
         std::mem::replace(&mut self.endpoint, endpoint) != endpoint
     }
 

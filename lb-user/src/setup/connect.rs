@@ -136,6 +136,11 @@ impl Connection {
         }
     }
 
+    /// Our ISN towards a backend: what the PROXY header takes lies in front of the client's first byte.
+    pub(super) fn first_isn(&self) -> u32 {
+        self.isn.wrapping_sub(distance(self.proxy.len()))
+    }
+
     /// Takes a tuple towards a backend.
     fn begin<D: Datapath, S: Steering>(
         &self,
@@ -157,7 +162,7 @@ impl Connection {
                 dst_port: self.key.src_port,
             },
             held: false,
-            isn: self.isn.wrapping_sub(distance(self.proxy.len())),
+            isn: self.first_isn(),
             give_up: cx.now + cx.settings.connect_timeout,
             interval: FIRST_RETRANSMIT,
             collisions: 0,
@@ -398,7 +403,7 @@ impl Connection {
 }
 
 /// The PROXY header for a client's tuple.
-fn proxy_header(key: &FlowKey) -> Vec<u8> {
+pub(super) fn proxy_header(key: &FlowKey) -> Vec<u8> {
     let socket = |address: [u8; 16], port: [u8; 2]| {
         let ip = IpAddr::V6(Ipv6Addr::from(address)).to_canonical();
         SocketAddr::new(ip, u16::from_be_bytes(port))

@@ -4,7 +4,7 @@
 //!
 //! Also CONNECTs for which the program's ACK had no room.
 
-use super::connect::Attempt;
+use super::connect::{Attempt, proxy_header};
 use super::connection::{Client, Connect, Connection, Phase};
 use super::interface::{Datapath, Steering};
 use super::open::ToBackend;
@@ -121,7 +121,11 @@ impl Setups {
             received: Reassembly::default(),
             acknowledged: 0,
             connect: None,
-            proxy: Vec::new(),
+            proxy: if client.flags & flags::HEADED == 0 {
+                Vec::new()
+            } else {
+                proxy_header(&begun.key)
+            },
             tried: Vec::new(),
             no_port: false,
             deadline: world.now + self.settings.sniff_timeout,
@@ -146,13 +150,14 @@ impl Setups {
                 let age = ticks::since(ticks::from_ns(now), client.last_seen);
                 let begun_at = now.saturating_sub(ticks::to_ns(age));
                 let give_up = begun_at + cx.settings.connect_timeout;
-                let attempt = Attempt::taken(choice, begun.backend_key, client.next_seq, give_up);
+                let isn = connection.first_isn();
+                let attempt = Attempt::taken(choice, begun.backend_key, isn, give_up);
                 connection.deadline = attempt.next(now);
                 connection.phase = Phase::Connect(attempt);
             }
             // The backend takes no clients any more, or nothing is known of the CONNECT: it comes again.
             (_, connect) => {
-                let seq = client.next_seq.wrapping_add(1);
+                let seq = connection.first_isn().wrapping_add(1);
                 cx.reset(&hop(client), begun.backend_key.reversed(), seq);
                 cx.datapath.remove(&begun.backend_key);
                 if connect.is_some() {
@@ -207,8 +212,13 @@ impl Setups {
             return;
         };
         let segment = to_backend(packet, &client, &kept);
+        let mut bytes = Vec::new();
+        if client.flags & flags::HEADED != 0 {
+            bytes = proxy_header(&key);
+        }
+        bytes.extend_from_slice(payload);
         let mut cx = world.context(&self.settings, &mut self.rng, &mut self.refusals);
-        segment.send(&mut cx, &client, packet.tcp.ack(), payload);
+        segment.send(&mut cx, &client, packet.tcp.ack(), &bytes);
     }
 }
 

@@ -17,12 +17,12 @@ use crate::place::{
 };
 use crate::world::{Action, Run, World};
 
-const ISN: u32 = 0xffff_fff0;
-const ID: &[u8] = b"device-0001-abcdef-23by";
+pub const ISN: u32 = 0xffff_fff0;
+pub const ID: &[u8] = b"device-0001-abcdef-23by";
 const POOL: u16 = 3;
 /// Slot of the backend's IPv4 address; IPv6 is the next one.
 const SLOT: u16 = 4;
-const THEIRS: u32 = 0x7000_0000;
+pub const THEIRS: u32 = 0x7000_0000;
 
 const IDLE: IdleLimits = IdleLimits {
     grace: 10_000_000_000,
@@ -38,7 +38,7 @@ fn now() -> u32 {
     ticks::from_ns(clock::coarse_ns())
 }
 
-fn connect_with(id: &[u8], password: &[u8]) -> Vec<u8> {
+pub fn connect_with(id: &[u8], password: &[u8]) -> Vec<u8> {
     let mut body = b"\0\x04MQTT\x04\xc2\0\x3c".to_vec();
     for field in [id, b"user", password] {
         body.extend(u16::try_from(field.len()).unwrap().to_be_bytes());
@@ -57,26 +57,26 @@ fn connect_with(id: &[u8], password: &[u8]) -> Vec<u8> {
 
 /// A client as its packets show it.
 #[derive(Clone, Copy)]
-struct Client {
-    key: FlowKey,
-    options: ClientOptions,
-    stamps: bool,
+pub struct Client {
+    pub key: FlowKey,
+    pub options: ClientOptions,
+    pub stamps: bool,
 }
 
-const LINUX: ClientOptions = ClientOptions {
+pub const LINUX: ClientOptions = ClientOptions {
     mss_class: 7,
     window_scale: 7,
     sack: true,
 };
 /// lwIP: an MSS and nothing else.
-const SMALL: ClientOptions = ClientOptions {
+pub const SMALL: ClientOptions = ClientOptions {
     mss_class: 2,
     window_scale: NO_SCALE,
     sack: false,
 };
 
 impl Client {
-    fn v4() -> Self {
+    pub fn v4() -> Self {
         Self {
             key: place::client_v4(),
             options: LINUX,
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    fn v6() -> Self {
+    pub fn v6() -> Self {
         Self {
             key: place::client_v6(),
             ..Self::v4()
@@ -92,7 +92,7 @@ impl Client {
     }
 
     /// All kinds that make a difference.
-    fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let mut all = vec![];
         for client in [Self::v4(), Self::v6()] {
             for stamps in [true, false] {
@@ -108,12 +108,12 @@ impl Client {
         all
     }
 
-    fn cookie(&self) -> u32 {
+    pub fn cookie(&self) -> u32 {
         cookie::make(&CURRENT_KEY, &self.key, ISN, self.options.to_byte())
     }
 
     /// The CONNECT's segment.
-    fn connect(&self, payload: &[u8]) -> Segment {
+    pub fn connect(&self, payload: &[u8]) -> Segment {
         let s = Segment::new(self.key, FROM_CLIENT)
             .seq(ISN.wrapping_add(1))
             .ack(self.cookie().wrapping_add(1))
@@ -140,7 +140,7 @@ impl Client {
 }
 
 /// What an agent has told the program: one backend, a listener that steers, a bound client.
-fn prepare(w: &mut World) {
+pub fn prepare(w: &mut World) {
     w.reset();
     w.set_settings(&settings());
     w.set_listener(&listener(source_mode::SNAT));
@@ -164,7 +164,7 @@ fn settings() -> Settings {
     }
 }
 
-fn listener(source: u8) -> Listener {
+pub fn listener(source: u8) -> Listener {
     Listener {
         steer: 1,
         source,
@@ -200,12 +200,12 @@ fn bind(w: &mut World, last_seen: u32) {
     w.bindings.insert(hash(ID), binding, 0).unwrap();
 }
 
-fn verdicts(run: &Run) -> Vec<Verdict> {
+pub fn verdicts(run: &Run) -> Vec<Verdict> {
     run.counted.iter().map(|(v, _)| *v).collect()
 }
 
 /// Runs a frame that must be dropped under this verdict alone.
-fn dropped(w: &mut World, s: &Segment, verdict: Verdict) -> Run {
+pub fn dropped(w: &mut World, s: &Segment, verdict: Verdict) -> Run {
     let run = w.run(&s.bytes());
     assert_eq!(
         (run.action, verdicts(&run)),
@@ -216,7 +216,7 @@ fn dropped(w: &mut World, s: &Segment, verdict: Verdict) -> Run {
 }
 
 /// The CONNECT becomes a SYN; gives it.
-fn begin(w: &mut World, client: &Client, payload: &[u8]) -> Segment {
+pub fn begin(w: &mut World, client: &Client, payload: &[u8]) -> Segment {
     let run = w.run(&client.connect(payload).bytes());
     assert_eq!(
         (run.action, verdicts(&run)),
@@ -227,7 +227,7 @@ fn begin(w: &mut World, client: &Client, payload: &[u8]) -> Segment {
 }
 
 /// A Linux backend's answer to a SYN.
-fn syn_ack(syn: &Segment, client: &Client) -> Segment {
+pub fn syn_ack(syn: &Segment, client: &Client) -> Segment {
     let mut options = vec![2, 4, 5, 0xb4, 1, 1];
     options.extend(if client.options.sack { [4, 2] } else { [1, 1] });
     if client.stamps {
@@ -245,7 +245,7 @@ fn syn_ack(syn: &Segment, client: &Client) -> Segment {
         .options(&options)
 }
 
-fn both(w: &World, client: &Client) -> (Flow, Flow) {
+pub fn both(w: &World, client: &Client) -> (Flow, Flow) {
     let of_client = w.flow(&client.key).expect("the client's entry");
     let of_backend = w.flow(&of_client.pair()).expect("the backend's entry");
     (of_client, of_backend)
@@ -255,7 +255,7 @@ fn entries(w: &World) -> usize {
     w.flows.keys().count()
 }
 
-fn world(name: &str) -> Option<World> {
+pub fn world(name: &str) -> Option<World> {
     let mut w = World::new(name)?;
     prepare(&mut w);
     Some(w)

@@ -13,6 +13,7 @@ mod newcomer;
 mod options;
 mod place;
 mod property;
+mod proxied;
 mod recipe;
 mod row;
 mod set_up;

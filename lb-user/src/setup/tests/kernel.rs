@@ -64,8 +64,13 @@ impl World {
             last_seen: ticks::from_ns(self.now),
             ..Flow::ZERO
         };
+        let headed = if self.listener.proxy_protocol {
+            flags::HEADED
+        } else {
+            0
+        };
         let mut client = Flow {
-            flags: flags::FROM_CLIENT,
+            flags: flags::FROM_CLIENT | headed,
             ingress: Hop::signature(ifindex, &reply.dst_mac, reply.vlan),
             next_seq: p.tcp.seq().wrapping_sub(1),
             last_ack: p.tcp.ack(),
@@ -104,6 +109,8 @@ impl World {
     fn kernel_syn(&mut self, client: &Flow) {
         let seen = Connecting::load(client);
         let options = ClientOptions::from_byte(client.last_ack.wrapping_sub(1).to_be_bytes()[3]);
+        let header = client.header(client.outgoing().is_v4());
+        let isn = client.next_seq.wrapping_sub(header);
         let syn = Emit {
             window: 0xffff,
             syn: SynOptions {
@@ -115,7 +122,7 @@ impl World {
                 value: seen.tsval,
                 echo: 0,
             }),
-            ..segment(client.outgoing(), client.next_seq, 0, flag::SYN)
+            ..segment(client.outgoing(), isn, 0, flag::SYN)
         };
         let hop = hop(client);
         self.datapath.sent.push((hop, frame(&hop, &syn)));
@@ -157,6 +164,7 @@ impl World {
         client.state = State::Open as u8;
         backend.state = State::Open as u8;
         backend.last_ack = p.tcp.ack();
+        client.next_seq = p.tcp.ack().wrapping_add(client.header(key.is_v4()));
         self.datapath.replace(&p.key, &backend).unwrap();
         self.datapath.replace(&key, &client).unwrap();
         let ticket = seen.ticket;

@@ -1,5 +1,6 @@
 //! What the XDP program began and can't finish.
 
+use super::super::connect::proxy_header;
 use super::super::*;
 use super::backend::Mode;
 use super::kernel::Kernel;
@@ -8,12 +9,26 @@ use super::{Backend, Client, connect};
 
 /// A world in which the XDP program begins connections to the first of these backends.
 fn world(kernel: Kernel, modes: &[Mode]) -> World {
-    let mut world = World::new(LISTENER);
+    world_of(LISTENER, kernel, modes)
+}
+
+/// The same, with a PROXY header.
+fn proxied(kernel: Kernel, modes: &[Mode]) -> World {
+    let listener = ListenerSettings {
+        proxy_protocol: true,
+        ..LISTENER
+    };
+    world_of(listener, kernel, modes)
+}
+
+fn world_of(listener: ListenerSettings, kernel: Kernel, modes: &[Mode]) -> World {
+    let mut world = World::new(listener);
     world.kernel = kernel;
     for (number, mode) in (1..).zip(modes) {
         let mut backend = Backend::v4(number);
         backend.mode = *mode;
-        backend.reply_after = 1;
+        // To the CONNECT, not to the header.
+        backend.reply_after = if listener.proxy_protocol { 29 } else { 1 };
         world.add_backend(backend);
     }
     world
@@ -27,9 +42,20 @@ fn answered(w: &World) -> bool {
     w.clients[0].received == b"\x20\x02\x00\x00"
 }
 
+/// What the backend has to get.
+fn stream(world: &World) -> Vec<u8> {
+    let client = &world.clients[0];
+    let mut stream = Vec::new();
+    if world.listener.proxy_protocol {
+        stream = proxy_header(&client.key);
+    }
+    stream.extend(&client.stream);
+    stream
+}
+
 /// The CONNECT is with backend `n`, once, and nothing is left of other attempts.
 fn served_by(world: &World, n: usize) {
-    assert_eq!(world.backends[n].only().stream(), world.clients[0].stream);
+    assert_eq!(world.backends[n].only().stream(), stream(world));
     assert_eq!(world.datapath.map.len(), 2);
     for flow in world.datapath.map.values() {
         assert_eq!((flow.state, flow.backend), (State::Open as u8, n as u16));
@@ -182,8 +208,18 @@ fn a_delivery_without_a_connect_is_left_to_the_client() {
 #[test]
 fn loss_and_repetition_on_all_sides() {
     for seed in 0..40 {
-        for kernel in [Kernel::Begins, Kernel::Opens] {
-            let mut world = world(kernel, &[Mode::Normal, Mode::Normal]);
+        for (kernel, header) in [
+            (Kernel::Begins, false),
+            (Kernel::Begins, true),
+            (Kernel::Opens, false),
+            (Kernel::Opens, true),
+        ] {
+            let modes = [Mode::Normal, Mode::Normal];
+            let mut world = if header {
+                proxied(kernel, &modes)
+            } else {
+                world(kernel, &modes)
+            };
             world.seed(seed);
             world.wire.loss = 20;
             world.wire.repeat = 10;
@@ -192,8 +228,40 @@ fn loss_and_repetition_on_all_sides() {
             world.connect(client());
             world.run_until("the answer", answered);
             let streams = world.backends.iter().flat_map(|b| b.connections.values());
-            let whole = streams.filter(|c| c.stream() == world.clients[0].stream);
+            let whole = streams.filter(|c| c.stream() == stream(&world));
             assert!(whole.count() >= 1, "seed {seed} {kernel:?}");
         }
     }
+}
+
+#[test]
+fn a_header_goes_along() {
+    type Case = (Kernel, &'static [Mode], usize);
+    let cases: [Case; 5] = [
+        (Kernel::Begins, &[Mode::Refuses, Mode::Normal], 1),
+        (Kernel::Begins, &[Mode::Silent, Mode::Normal], 1),
+        (Kernel::Begins, &[Mode::Normal], 0),
+        (Kernel::Begins, &[Mode::Challenges(1)], 0),
+        (Kernel::Opens, &[Mode::Normal], 0),
+    ];
+    for (kernel, modes, serves) in cases {
+        let mut world = proxied(kernel, modes);
+        world.connect(client());
+        world.run_until("the answer", answered);
+        served_by(&world, serves);
+        let first = world.clients[0].isn.wrapping_sub(28);
+        let syn = Packet::parse(&world.to_backends[0]).unwrap().tcp.seq();
+        assert_eq!(syn, first, "{kernel:?}, {modes:?}");
+    }
+}
+
+#[test]
+fn a_header_without_a_connect_waits_for_the_client() {
+    let mut world = proxied(Kernel::Opens, &[Mode::Normal]);
+    world.connect(client());
+    world.run_until("the first SYN", |w| !w.backends[0].syns.is_empty());
+    world.datapath.pending.clear();
+    world.run_until("the answer", answered);
+    assert!(world.clients[0].segments > 1);
+    served_by(&world, 0);
 }

@@ -608,12 +608,33 @@ impl World {
         self.datapath.sent.push((hop, out));
     }
 
+    /// The PROXY header that the program writes before this payload.
+    fn header(&mut self, p: &Packet<'_>) -> Vec<u8> {
+        const HEADED: u8 = flags::FROM_CLIENT | flags::HEADED;
+        let flow = self.datapath.map[&p.key];
+        if flow.flags & HEADED != HEADED {
+            return Vec::new();
+        }
+        let acknowledged = self.datapath.map.get(&flow.pair()).map(|f| f.last_ack);
+        if acknowledged.is_none_or(|a| a.wrapping_sub(flow.next_seq) < 1 << 31) {
+            self.datapath.map.get_mut(&p.key).unwrap().flags &= !flags::HEADED;
+            return Vec::new();
+        }
+        if p.tcp.seq() != flow.next_seq || p.payload.is_empty() {
+            return Vec::new();
+        }
+        super::super::connect::proxy_header(&p.key)
+    }
+
     fn splice(&mut self, p: &Packet<'_>) {
+        let header = self.header(p);
         let flow = self.datapath.map.get_mut(&p.key).unwrap();
         if p.tcp.has(flag::ACK) && p.tcp.ack().wrapping_sub(flow.last_ack) < 1 << 31 {
             flow.last_ack = p.tcp.ack();
         }
-        flow.next_seq = p.tcp.seq().wrapping_add(p.seq_len());
+        if flow.flags & flags::FROM_CLIENT == 0 || flow.flags & flags::HEADED == 0 {
+            flow.next_seq = p.tcp.seq().wrapping_add(p.seq_len());
+        }
         if p.tcp.has(flag::RST) {
             flow.flags |= flags::RST | flags::RST_SELF;
         }
@@ -624,7 +645,11 @@ impl World {
         let syn = offered(p.options);
         let out = Emit {
             key: flow.outgoing(),
-            seq: p.tcp.seq().wrapping_add(flow.seq_add),
+            seq: p
+                .tcp
+                .seq()
+                .wrapping_add(flow.seq_add)
+                .wrapping_sub(u32::try_from(header.len()).unwrap()),
             ack: p.tcp.ack().wrapping_add(flow.ack_add),
             flags: p.tcp.flags,
             window: rescale(u16::from_be_bytes(p.tcp.window), flow.window_shift),
@@ -641,7 +666,7 @@ impl World {
                 value: t.value.wrapping_add(flow.tsval_add),
                 echo: t.echo.wrapping_add(flow.tsecr_add),
             }),
-            payload: p.payload,
+            payload: &[&header, p.payload].concat(),
         };
         let hop = super::super::splice::hop(&flow);
         let out = frame(&hop, &out);
