@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::broker::{Broker, Kind};
+use crate::cards::Wires;
 use crate::fleet::{self, Fleet};
 use crate::plan::{FIRST_NETWORK, MQTT_PORT, Plan};
 use crate::process::raise_descriptor_limit;
@@ -32,6 +33,8 @@ pub struct Options {
     pub queues: u32,
     /// What the wires' ends do to frames.
     pub ends: Ends,
+    /// What the wires at the balancer's interfaces are.
+    pub wires: Wires,
 }
 
 impl Default for Options {
@@ -44,6 +47,7 @@ impl Default for Options {
             host: false,
             queues: 1,
             ends: Ends::default(),
+            wires: Wires::from_environment(),
         }
     }
 }
@@ -76,15 +80,7 @@ impl Lab {
             (FIRST_NETWORK, None)
         };
         let plan = Plan::new(network);
-        let topology = Topology::build(
-            &registration,
-            plan,
-            options.backends,
-            options.arms,
-            options.wire,
-            options.queues,
-            options.ends,
-        )?;
+        let topology = Topology::build(&registration, plan, &options)?;
         if options.host {
             topology.connect_host(&registration, &format!("mqlb-lab{network}"))?;
         }

@@ -4,6 +4,7 @@
 //! - [`lab`]: one lab, from creation to clean-up; [`topology`] lays its wires, [`plan`] says who has
 //!   which address, [`registry`] keeps labs apart and removes dead ones, [`netns`], [`process`] and
 //!   [`wire`] are what they are built from.
+//! - [`cards`]: network cards in place of veth pairs at the balancer.
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
 //! - [`loopback`]: the same without namespaces and without root, with mqlb's proxy.
@@ -21,6 +22,7 @@
 pub mod balancer;
 pub mod bench;
 pub mod broker;
+pub mod cards;
 pub mod client;
 pub mod comeback;
 pub mod dns;

@@ -1,6 +1,7 @@
 //! `mqlb-lab`: the lab as a program, for `cargo xtask run`.
 
 mod clients;
+mod guest;
 mod live;
 mod run;
 mod stage;
@@ -42,6 +43,9 @@ enum Command {
         #[arg(long = "listen", required = true)]
         addresses: Vec<SocketAddr>,
     },
+    /// Be one of two virtual machines that `cargo xtask vm test` boots.
+    #[command(subcommand, hide = true)]
+    Guest(guest::Role),
     /// Stand in for an EMQX node: `foreground` or `ctl status`, with EMQX's environment variables. Also
     /// what this program does when it is called `emqx`.
     Emqx {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
     let result = match arguments().command {
         Command::Run(options) => run::run(&options),
         Command::Clients(options) => clients::run(&options),
+        Command::Guest(role) => guest::run(&role),
         Command::Broker { addresses } => broker(&addresses),
         Command::Bench(options) => bench::run(&options),
         Command::Responder { addresses } => bench::responder::serve(&addresses),

@@ -13,6 +13,7 @@ mod run;
 mod setup;
 mod test;
 mod verify;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -61,6 +62,9 @@ enum Command {
     Lint,
     /// Load the XDP programs and say what the verifier makes of them, here or in other kernels
     Verify(verify::Args),
+    /// The tests under other kernels
+    #[command(subcommand)]
+    Vm(vm::Command),
     /// Make and check the .env of docker-compose.yml
     #[command(subcommand)]
     Compose(compose::Command),
@@ -127,6 +131,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             let elsewhere = !args.kernels.is_empty();
             setup::ensure(&[Need::Build, if elsewhere { Need::Vm } else { Need::Kernel }])?;
             verify::run(&args)
+        }
+        Command::Vm(vm::Command::Test(args)) => {
+            if args.qemu {
+                setup::ensure(TEST)?;
+                setup::ensure(&[Need::Vm])?;
+            }
+            vm::run(&args)
         }
         Command::Compose(command) => compose::run(&command),
     }

@@ -4,6 +4,7 @@
 //! Debian and Ubuntu the missing pieces are installed; elsewhere the exact commands are printed.
 
 mod apt;
+pub mod archive;
 mod clients;
 mod distro;
 mod linker;
@@ -74,12 +75,17 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
+/// Whether this is one of the systems where what is missing is installed.
+pub fn installs_by_itself() -> bool {
+    Distro::detect().family == Family::Debian && root::find("apt-get").is_some()
+}
+
 fn install(missing: &[&tools::Tool], build_linker: bool) -> Result<()> {
     let distro = Distro::detect();
     for tool in missing {
         eprintln!("xtask: {} is missing: {}", name(tool.proof), tool.purpose);
     }
-    if distro.family != Family::Debian || root::find("apt-get").is_none() {
+    if !installs_by_itself() {
         bail!("{}", by_hand(missing, build_linker, &distro));
     }
     if !missing.is_empty() {
