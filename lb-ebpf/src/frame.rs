@@ -29,6 +29,10 @@ pub struct Parsed {
     pub flags: u8,
     /// Whether the frame is VLAN-tagged.
     pub tagged: bool,
+    /// Whether it has two tags, which `l3` tells, too. But `l3` mustn't be compared: 6.1's verifier knows it as a
+    /// constant, follows one of the three, takes the others to be alike because it doesn't trace reads through a
+    /// pointer to a caller's stack, and then hard-wires the comparison.
+    pub two_tags: bool,
     /// VLAN id, 0 when untagged.
     pub vlan: u16,
     /// IPv4, otherwise IPv6.

@@ -28,6 +28,7 @@ struct Link {
     l3: usize,
     kind: u16,
     tagged: bool,
+    two_tags: bool,
     vlan: u16,
 }
 
@@ -103,6 +104,7 @@ fn link(ctx: &XdpContext) -> Option<Link> {
         l3: ETH_LEN,
         kind,
         tagged: false,
+        two_tags: false,
         vlan: 0,
     };
     if is_vlan(kind) {
@@ -119,6 +121,7 @@ fn link(ctx: &XdpContext) -> Option<Link> {
             let inner = unsafe { *inner };
             link.kind = u16::from_be_bytes([inner[2], inner[3]]);
             link.l3 = ETH_LEN + 2 * VLAN_LEN;
+            link.two_tags = true;
         }
     }
     Some(link)
@@ -174,6 +177,7 @@ fn ipv4(ctx: &XdpContext, link: &Link, parsed: &mut MaybeUninit<Parsed>) -> u32 
         ack: tcp.ack(),
         flags: tcp.flags,
         tagged: link.tagged,
+        two_tags: link.two_tags,
         vlan: link.vlan,
         v4: true,
     });
@@ -233,6 +237,7 @@ fn ipv6(ctx: &XdpContext, link: &Link, parsed: &mut MaybeUninit<Parsed>) -> u32 
         ack: tcp.ack(),
         flags: tcp.flags,
         tagged: link.tagged,
+        two_tags: link.two_tags,
         vlan: link.vlan,
         v4: false,
     });

@@ -15,6 +15,10 @@ pub const MAX_HELLO: usize = 16 << 10;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "without an allocator there is no box, and there is one at a time"
+)]
 pub enum Sniff {
     /// The beginning of a ClientHello.
     Incomplete,

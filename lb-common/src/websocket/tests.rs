@@ -27,8 +27,11 @@ fn frame(first: u8, key: [u8; 4], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What is read of `bytes` when they come in pieces that end at `cuts`: data, and control frames in between.
-fn read(bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, Vec<(Kind, Vec<u8>)>), Wrong> {
+/// Data, and control frames in between.
+type Parts = (Vec<u8>, Vec<(Kind, Vec<u8>)>);
+
+/// What is read of `bytes` when they come in pieces that end at `cuts`.
+fn read(bytes: &[u8], cuts: &[usize]) -> Result<Parts, Wrong> {
     let (mut data, mut controls) = (Vec::new(), Vec::new());
     let (mut frames, mut at) = (Frames::default(), 0);
     for &end in cuts.iter().chain([&bytes.len()]) {

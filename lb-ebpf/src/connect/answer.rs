@@ -119,7 +119,7 @@ fn fits(p: &Parsed, client: &Flow) -> bool {
     let offered = desk.offers.offered();
     // The client's first segment gets longer by the header.
     let mss = listener.mss + client.header(p.v4) as u16;
-    p.payload == 0 && p.l3 <= 18 && may_splice(said(client), timestamps, mss, &offered)
+    p.payload == 0 && !p.two_tags && may_splice(said(client), timestamps, mss, &offered)
 }
 
 /// Both entries become recipes. `false` if they aren't ours any more.

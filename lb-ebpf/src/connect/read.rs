@@ -25,7 +25,7 @@ pub fn take(ctx: &XdpContext, p: &Parsed) -> bool {
         return false;
     };
     desk.reason = Verdict::PuntedUnusual;
-    if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || p.l3 > 18 {
+    if p.flags & (flag::SYN | flag::FIN | flag::RST) != 0 || p.two_tags {
         return false;
     }
     let Some(tcp) = at::<Tcp>(ctx, p.l4()) else {

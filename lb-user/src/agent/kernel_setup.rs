@@ -41,7 +41,7 @@ pub fn limits(settings: &mut Settings, config: &Config) {
 fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
-        steer: match (listener.kind, listener.proxy_protocol.is_sent()) {
+        steer: match (&listener.kind, listener.proxy_protocol.is_sent()) {
             (Kind::Mqtt, false) => steer::KERNEL,
             (Kind::Mqtt, true) => steer::KERNEL_PROXY,
             // The program reads no TLS.

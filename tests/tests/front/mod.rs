@@ -76,8 +76,7 @@ impl Node {
     pub fn last(&self) -> Seen {
         let all = self.seen.lock().unwrap();
         let last = all.last().expect("a WebSocket");
-        let last = last.lock().unwrap().clone();
-        last
+        last.lock().unwrap().clone()
     }
 
     pub fn websockets(&self) -> usize {
