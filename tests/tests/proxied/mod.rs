@@ -335,6 +335,7 @@ pub fn client_config(
 /// Connects and shakes hands.
 pub fn tls(vip: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> std::io::Result<TlsClient> {
     let mut stream = TcpStream::connect(vip)?;
+    stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(config.clone(), name).unwrap();

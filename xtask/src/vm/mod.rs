@@ -98,7 +98,7 @@ pub fn gate(totals: &mut Totals) -> Result<()> {
     let args = Args {
         qemu: true,
         kernels: KERNELS.map(str::to_owned).to_vec(),
-        parts: vec![Part::Veth, Part::Guests],
+        parts: vec![Part::Guests],
         quick: true,
         acceleration: None,
         filters: Vec::new(),
