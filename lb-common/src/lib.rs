@@ -10,6 +10,8 @@
 //! - [`opening`]: from a client's first data to the splice: the SYN, the numbers of the recipes
 //! - [`rewrite`], [`window`]: the splice
 //! - [`limits`]: rates, connections at a time, repetitions
+//! - [`mqtt`], [`websocket`]: what clients say first, and in which frames
+//! - [`tls`]: the name that a TLS client asks for
 //! - [`reset`]: any segment turned into the RST that answers it
 
 pub mod checksum;
@@ -24,5 +26,7 @@ pub mod proxy_v2;
 pub mod reset;
 pub mod rewrite;
 pub mod siphash;
+pub mod tls;
+pub mod websocket;
 pub mod window;
 pub mod wire;

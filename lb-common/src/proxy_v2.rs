@@ -8,12 +8,60 @@ use crate::checksum::Sum;
 pub const V4_LEN: usize = 28;
 /// Bytes of a header for TCP over IPv6, the longest that [`encode`] writes.
 pub const MAX_LEN: usize = 52;
+/// Longest text that [`encode_tls`] writes of a client's: a longer one is left out, because a part of a name is
+/// another name.
+pub const MAX_TEXT: usize = 255;
+/// Bytes of the longest header that [`encode_tls`] writes: name, protocol, and of TLS the version and the common
+/// name.
+pub const MAX_TLS_LEN: usize =
+    MAX_LEN + 2 * (TLV + MAX_TEXT) + (TLV + TLS_FIXED) + (TLV + MAX_VERSION) + (TLV + MAX_TEXT);
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const VERSION_COMMAND: u8 = 0x21;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+/// Type and length of an extension.
+const TLV: usize = 3;
+/// `client` and `verify`.
+const TLS_FIXED: usize = 5;
+const MAX_VERSION: usize = 16;
+
+/// Types of extensions (sections 2.2.1 to 2.2.7).
+mod pp2 {
+    pub const ALPN: u8 = 0x01;
+    pub const AUTHORITY: u8 = 0x02;
+    pub const SSL: u8 = 0x20;
+    pub const SUBTYPE_SSL_VERSION: u8 = 0x21;
+    pub const SUBTYPE_SSL_CN: u8 = 0x22;
+    pub const CLIENT_SSL: u8 = 1;
+    pub const CLIENT_CERT_CONN: u8 = 2;
+    pub const CLIENT_CERT_SESS: u8 = 4;
+}
+
+/// What a TLS handshake told of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tls<'a> {
+    /// As OpenSSL names it: `TLSv1.3`.
+    pub version: &'a str,
+    /// The client showed a certificate, which was verified.
+    pub certificate: Option<Shown>,
+    /// Its common name.
+    pub common_name: Option<&'a str>,
+    /// The name that the client asked for (SNI).
+    pub authority: Option<&'a str>,
+    /// The protocol that was agreed on.
+    pub alpn: Option<&'a [u8]>,
+}
+
+/// When a certificate was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Over this connection.
+    Now,
+    /// Over another one, whose session this one resumes.
+    Before,
+}
 
 /// Length of the header of a connection in bytes.
 #[inline(always)]
@@ -83,19 +131,82 @@ impl Words<'_> {
 /// address (RFC 4291, section 2.5.5.2). Bytes of `out` behind the returned length are left alone.
 pub fn encode(src: SocketAddr, dst: SocketAddr, out: &mut [u8; MAX_LEN]) -> usize {
     let mut writer = Writer { out, len: 0 };
-    writer.put(&SIGNATURE);
-    if let (IpAddr::V4(src_ip), IpAddr::V4(dst_ip)) = (src.ip(), dst.ip()) {
-        writer.put(&[VERSION_COMMAND, TCP_OVER_IPV4, 0, 12]);
-        writer.put(&src_ip.octets());
-        writer.put(&dst_ip.octets());
-    } else {
-        writer.put(&[VERSION_COMMAND, TCP_OVER_IPV6, 0, 36]);
-        writer.put(&as_ipv6(src.ip()));
-        writer.put(&as_ipv6(dst.ip()));
-    }
-    writer.put(&src.port().to_be_bytes());
-    writer.put(&dst.port().to_be_bytes());
+    writer.start(src, dst, 0);
     writer.len
+}
+
+/// The same with what a TLS handshake told, as HAProxy's `send-proxy-v2-ssl-cn` has it. Texts longer than
+/// [`MAX_TEXT`] are left out.
+pub fn encode_tls(
+    src: SocketAddr,
+    dst: SocketAddr,
+    tls: &Tls<'_>,
+    out: &mut [u8; MAX_TLS_LEN],
+) -> usize {
+    let fits = |text: &&[u8]| text.len() <= MAX_TEXT;
+    let alpn = tls.alpn.filter(fits);
+    let authority = tls.authority.map(str::as_bytes).filter(fits);
+    let common_name = tls.common_name.map(str::as_bytes).filter(fits);
+    let version = tls.version.as_bytes();
+    let version = version.get(..MAX_VERSION).unwrap_or(version);
+    let size = |text: Option<&[u8]>| text.map_or(0, |text| TLV + text.len());
+    let ssl = TLS_FIXED + size(Some(version)) + size(common_name);
+
+    let mut writer = Writer { out, len: 0 };
+    writer.start(src, dst, size(alpn) + size(authority) + TLV + ssl);
+    writer.extension(pp2::ALPN, alpn);
+    writer.extension(pp2::AUTHORITY, authority);
+    writer.type_and_length(pp2::SSL, ssl);
+    let shown = match tls.certificate {
+        None => 0,
+        Some(Shown::Now) => pp2::CLIENT_CERT_CONN | pp2::CLIENT_CERT_SESS,
+        Some(Shown::Before) => pp2::CLIENT_CERT_SESS,
+    };
+    // "zero if the client presented a certificate and it was successfully verified, and non-zero otherwise"
+    let verify = u32::from(tls.certificate.is_none());
+    writer.put(&[pp2::CLIENT_SSL | shown]);
+    writer.put(&verify.to_be_bytes());
+    writer.extension(pp2::SUBTYPE_SSL_VERSION, Some(version));
+    writer.extension(pp2::SUBTYPE_SSL_CN, common_name);
+    writer.len
+}
+
+impl Writer<'_> {
+    /// All but the extensions, which are `more` bytes.
+    fn start(&mut self, src: SocketAddr, dst: SocketAddr, more: usize) {
+        self.put(&SIGNATURE);
+        if let (IpAddr::V4(src_ip), IpAddr::V4(dst_ip)) = (src.ip(), dst.ip()) {
+            self.put(&[VERSION_COMMAND, TCP_OVER_IPV4]);
+            self.length(12 + more);
+            self.put(&src_ip.octets());
+            self.put(&dst_ip.octets());
+        } else {
+            self.put(&[VERSION_COMMAND, TCP_OVER_IPV6]);
+            self.length(36 + more);
+            self.put(&as_ipv6(src.ip()));
+            self.put(&as_ipv6(dst.ip()));
+        }
+        self.put(&src.port().to_be_bytes());
+        self.put(&dst.port().to_be_bytes());
+    }
+
+    /// At most [`MAX_TLS_LEN`], so it fits.
+    #[expect(clippy::cast_possible_truncation, reason = "see above")]
+    fn length(&mut self, length: usize) {
+        self.put(&(length as u16).to_be_bytes());
+    }
+
+    fn type_and_length(&mut self, kind: u8, length: usize) {
+        self.put(&[kind]);
+        self.length(length);
+    }
+
+    fn extension(&mut self, kind: u8, text: Option<&[u8]>) {
+        if let Some(text) = text {
+            self.type_and_length(kind, text.len());
+            self.put(text);
+        }
+    }
 }
 
 fn as_ipv6(ip: IpAddr) -> [u8; 16] {
@@ -107,7 +218,7 @@ fn as_ipv6(ip: IpAddr) -> [u8; 16] {
 
 /// Appends without a bound check that could panic.
 struct Writer<'a> {
-    out: &'a mut [u8; MAX_LEN],
+    out: &'a mut [u8],
     len: usize,
 }
 
@@ -145,6 +256,50 @@ mod tests {
         ];
         assert_eq!(expected.len(), V4_LEN);
         assert_eq!(header("192.0.2.1:50000", "198.51.100.7:1883"), expected);
+    }
+
+    #[test]
+    fn what_tls_told() {
+        let mut out = [0xEE; MAX_TLS_LEN];
+        let (src, dst) = ("192.0.2.1:50000", "198.51.100.7:8883");
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        let mut tls = Tls {
+            version: "TLSv1.3",
+            certificate: Some(Shown::Now),
+            common_name: Some("dev"),
+            authority: Some("a.b"),
+            alpn: Some(b"mqtt"),
+        };
+        let extensions = [
+            &[0x01, 0, 4][..],
+            b"mqtt",
+            &[0x02, 0, 3],
+            b"a.b",
+            &[0x20, 0, 21, 0x07, 0, 0, 0, 0],
+            &[0x21, 0, 7],
+            b"TLSv1.3",
+            &[0x22, 0, 3],
+            b"dev",
+        ]
+        .concat();
+        let len = encode_tls(src, dst, &tls, &mut out);
+        let plain = header("192.0.2.1:50000", "198.51.100.7:8883");
+        assert_eq!(out[..14], plain[..14]);
+        assert_eq!(usize::from(out[15]), 12 + extensions.len());
+        assert_eq!(out[16..28], plain[16..]);
+        assert_eq!(out[28..len], extensions);
+        // The longest, and what is too long.
+        let long = "x".repeat(MAX_TEXT);
+        tls.common_name = Some(&long);
+        tls.authority = Some(&long);
+        tls.alpn = Some(long.as_bytes());
+        tls.version = "a version with a long name";
+        let v6 = "[fd77::2]:1".parse().unwrap();
+        assert_eq!(encode_tls(v6, v6, &tls, &mut out), MAX_TLS_LEN);
+        let longer = "x".repeat(MAX_TEXT + 1);
+        tls.common_name = Some(&longer);
+        let without = encode_tls(v6, v6, &tls, &mut out);
+        assert_eq!(without, MAX_TLS_LEN - TLV - MAX_TEXT);
     }
 
     #[test]

@@ -46,6 +46,7 @@ fn main() -> anyhow::Result<()> {
     }
     let timeouts = Timeouts {
         sniff: Duration::from_secs(10),
+        handshake: Duration::from_secs(10),
         connect: Duration::from_secs(3),
         grace: Duration::from_secs(30),
         keepalive_least: Duration::ZERO,

@@ -90,7 +90,7 @@ fn agent(status: &'static str, body: &'static str) -> (SocketAddr, JoinHandle<St
 
 const STATUS: &str = r#"{"version":"0.1.0","name":"edge","uptime_seconds":61,"ready":true,"mode":"native",
 "interfaces":[{"name":"eth0","mode":"native","ifindex":2}],
-"listeners":[{"name":"mqtt","bind":["10.77.0.2:1883"],"pool":"emqx","datapath":"xdp","source":"snat","proxy_protocol":"off"}],
+"listeners":[{"name":"mqtt","kind":"mqtt","bind":["10.77.0.2:1883"],"pool":"emqx","datapath":"xdp","source":"snat","proxy_protocol":"off"}],
 "pools":[{"name":"emqx","policy":"round-robin","backends":[{"name":"emqx1","address":["10.77.1.2:1883"],"state":"up",
 "weight":5,"flows":7,"assigned_total":9,"failures_total":1}]}],
 "steered":{"kernel":11,"agent":12},"flows":{"current":14,"capacity":262144},
@@ -129,7 +129,7 @@ fn check_shows_what_would_run() {
     for line in [
         "admin     http://127.0.0.1:8888",
         "blocked   0 source prefixes, 0 client identifiers",
-        "mqtt      10.77.0.2:1883, [fd77::2]:1883  emqx  auto      snat    off            -",
+        "mqtt      mqtt  10.77.0.2:1883, [fd77::2]:1883  emqx  auto      snat    off    -                -",
         "round-robin  http :18083/api/v5/status and /api/v5/load_rebalance/availability_check every 1s  0s          at once  -        -",
         "emqx1    10.77.1.2:1883, [fd77:1::2]:1883       5          -",
     ] {

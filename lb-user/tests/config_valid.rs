@@ -4,10 +4,12 @@ use std::env::VarError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use mqlb::config::{
-    Check, Config, Datapath, Health, Mode, Policy, PoolId, Rate, Source, SourceLimits, parse,
+    Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
+    SourceLimits, Sticky, parse_with,
 };
 
 fn environment(name: &str) -> Result<String, VarError> {
@@ -31,8 +33,24 @@ fn resolver(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
+/// A certificate that signs itself, and its key.
+fn files(path: &Path) -> io::Result<Vec<u8>> {
+    static MADE: OnceLock<(String, String)> = OnceLock::new();
+    let (cert, key) = MADE.get_or_init(|| {
+        let names = ["*.Example".to_owned(), "mqtt.example".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    });
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("crt") => Ok(cert.clone().into()),
+        Some("key") => Ok(key.clone().into()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
 fn config(text: &str) -> Config {
-    parse(text, &environment, &resolver).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    parse_with(text, &environment, &resolver, &files)
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 /// The contract's example, word for word.
@@ -92,7 +110,7 @@ fn the_contract_is_read_as_written() {
         (listener.datapath, listener.source),
         (Datapath::Auto, Source::Snat)
     );
-    assert!(!listener.proxy_protocol);
+    assert_eq!(listener.proxy_protocol, ProxyProtocol::Off);
     let pool = config.pool(listener.pool);
     assert_eq!(
         (pool.name.as_str(), pool.policy),
@@ -443,7 +461,56 @@ datapath = "xdp"
             config.listeners[0].source,
             config.listeners[0].proxy_protocol
         ),
-        (Source::Client, true)
+        (Source::Client, ProxyProtocol::V2)
+    );
+}
+
+#[test]
+fn tls() {
+    let config = config(
+        r#"
+[[listener]]
+name = "one"
+bind = "10.0.0.1:8883"
+pool = "emqx"
+tls = { cert = ["/a.crt", "/b.crt"], key = ["/a.key", "/b.key"], client_ca = "/c.crt", client_auth = "optional", alpn = "mqtt" }
+sticky = "cn"
+proxy_protocol = "v2-ssl"
+[[listener]]
+name = "two"
+kind = "tls-passthrough"
+bind = "10.0.0.1:8884"
+pool = "emqx"
+routes = { "A.example" = "emqx", "*.b.example" = "emqx" }
+datapath = "proxy"
+[pool.emqx]
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.0.1.1:1883"
+"#,
+    );
+    let [one, two] = &config.listeners[..] else {
+        panic!("{:?}", config.listeners);
+    };
+    let tls = one.tls.as_ref().unwrap();
+    assert_eq!(tls.certificates.len(), 2);
+    assert_eq!(tls.certificates[0].names, ["*.example", "mqtt.example"]);
+    let clients = tls.clients.as_ref().unwrap();
+    assert!(!clients.required && clients.authorities.roots().unwrap().len() == 1);
+    assert_eq!(tls.alpn, ["mqtt"]);
+    assert_eq!(
+        (one.sticky, one.proxy_protocol),
+        (Sticky::Cn, ProxyProtocol::V2Ssl)
+    );
+    // Neither asks for an interface, nor can XDP serve the first.
+    assert_eq!(one.only(), Some(Datapath::Proxy));
+    assert_eq!(two.only(), Some(Datapath::Proxy));
+    let routes = "tls-passthrough a.example: emqx *.b.example: emqx";
+    assert_eq!(two.kind.to_string(), routes);
+    assert!(config.warnings().is_empty());
+    assert!(
+        !format!("{config:?}").contains("PRIVATE"),
+        "keys are not printed"
     );
 }
 
@@ -498,6 +565,63 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 23, "{text}");
+    assert_eq!(defaults, 25, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
+}
+
+#[test]
+fn websocket_and_the_http_front() {
+    let text = r#"
+[admin]
+stats_password = "${STATS_PASSWORD:-}"
+[[listener]]
+name = "ws"
+kind = "ws"
+bind = ["10.77.0.2:8083"]
+pool = "emqx"
+[[listener]]
+name = "front"
+kind = "http"
+bind = ["[::]:${PORT}"]
+path = "/broker"
+ws_port = 8093
+http_port = 18093
+pool = "emqx"
+[[listener]]
+name = "mqtt"
+bind = ["0.0.0.0:1883", "[::]:1883"]
+datapath = "proxy"
+pool = "emqx"
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.77.1.2:1883"
+"#;
+    let variable = |name: &str| match name {
+        "PORT" => Ok("8080".to_owned()),
+        _ => Err(std::env::VarError::NotPresent),
+    };
+    let config = mqlb::config::parse(text, &variable, &|_, _| Ok(Vec::new())).unwrap();
+    let [ws, front, mqtt] = &config.listeners[..] else {
+        panic!("{config:?}");
+    };
+    assert_eq!(ws.kind.to_string(), "ws /mqtt :8083");
+    assert_eq!(
+        front.kind.to_string(),
+        "http /broker :8093, dashboard :18093"
+    );
+    assert_eq!(mqtt.kind.to_string(), "mqtt");
+    assert_eq!(front.bind, ["[::]:8080".parse().unwrap()]);
+    for listener in &config.listeners {
+        assert_eq!(listener.only(), Some(Datapath::Proxy), "{}", listener.name);
+    }
+    // What is empty is none.
+    assert_eq!(config.admin.stats_password, None);
+    let overlap = text.replace("10.77.0.2:8083", "10.77.0.2:1883");
+    let problems = mqlb::config::parse(&overlap, &variable, &|_, _| Ok(Vec::new())).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0]
+            .message
+            .contains("0.0.0.0:1883 and 10.77.0.2:1883 of line 7 overlap")
+    );
 }

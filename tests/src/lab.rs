@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::broker::{Broker, Kind};
+use crate::cards::Wires;
 use crate::fleet::{self, Fleet};
 use crate::plan::{FIRST_NETWORK, MQTT_PORT, Plan};
 use crate::process::raise_descriptor_limit;
 use crate::registry::Registration;
-use crate::topology::{Arms, Topology};
+use crate::topology::{Arms, Ends, Topology};
 use crate::wire;
 
 /// What a lab consists of.
@@ -30,6 +31,10 @@ pub struct Options {
     pub host: bool,
     /// Queues of each wire. With more than one, what a CPU sends takes the queue of its number.
     pub queues: u32,
+    /// What the wires' ends do to frames.
+    pub ends: Ends,
+    /// What the wires at the balancer's interfaces are.
+    pub wires: Wires,
 }
 
 impl Default for Options {
@@ -41,6 +46,8 @@ impl Default for Options {
             wire: None,
             host: false,
             queues: 1,
+            ends: Ends::default(),
+            wires: Wires::from_environment(),
         }
     }
 }
@@ -73,14 +80,7 @@ impl Lab {
             (FIRST_NETWORK, None)
         };
         let plan = Plan::new(network);
-        let topology = Topology::build(
-            &registration,
-            plan,
-            options.backends,
-            options.arms,
-            options.wire,
-            options.queues,
-        )?;
+        let topology = Topology::build(&registration, plan, &options)?;
         if options.host {
             topology.connect_host(&registration, &format!("mqlb-lab{network}"))?;
         }

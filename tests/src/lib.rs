@@ -4,6 +4,7 @@
 //! - [`lab`]: one lab, from creation to clean-up; [`topology`] lays its wires, [`plan`] says who has
 //!   which address, [`registry`] keeps labs apart and removes dead ones, [`netns`], [`process`] and
 //!   [`wire`] are what they are built from.
+//! - [`cards`]: network cards in place of veth pairs at the balancer.
 //! - [`broker`]: mosquitto, or a broker library ([`embedded`]) in a process of its own; [`sockets`]
 //!   counts what is connected to one; [`stand_in`] is a backend that speaks no MQTT after the CONNECT.
 //! - [`loopback`]: the same without namespaces and without root, with mqlb's proxy.
@@ -14,11 +15,14 @@
 //! - [`machine`]: a system of its own with systemd, for the package; [`service`]: what stands in for one.
 //! - [`talkers`]: clients that notice each message that is lost; [`other_build`]: an mqlb with other programs.
 //! - [`flood`]: what attackers send, at full rate.
+//! - [`bench`]: mqlb measured beside others.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
 
 pub mod balancer;
+pub mod bench;
 pub mod broker;
+pub mod cards;
 pub mod client;
 pub mod comeback;
 pub mod dns;

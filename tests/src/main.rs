@@ -1,6 +1,7 @@
 //! `mqlb-lab`: the lab as a program, for `cargo xtask run`.
 
 mod clients;
+mod guest;
 mod live;
 mod run;
 mod stage;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lb_tests::emqx;
+use lb_tests::{bench, emqx};
 
 /// Network namespaces with MQTT clients, mqlb and brokers.
 #[derive(Parser)]
@@ -33,6 +34,18 @@ enum Command {
         #[arg(long = "listen", required = true)]
         addresses: Vec<SocketAddr>,
     },
+    /// Measure mqlb beside HAProxy, nftables and the kernel's own forwarding, and write a report.
+    Bench(bench::Options),
+    /// Answer MQTT clients with as little effort as possible: the brokers of `bench`.
+    #[command(hide = true)]
+    Responder {
+        /// Address and port to listen at.
+        #[arg(long = "listen", required = true)]
+        addresses: Vec<SocketAddr>,
+    },
+    /// Be one of two virtual machines that `cargo xtask vm test` boots.
+    #[command(subcommand, hide = true)]
+    Guest(guest::Role),
     /// Stand in for an EMQX node: `foreground` or `ctl status`, with EMQX's environment variables. Also
     /// what this program does when it is called `emqx`.
     Emqx {
@@ -45,7 +58,10 @@ fn main() -> ExitCode {
     let result = match arguments().command {
         Command::Run(options) => run::run(&options),
         Command::Clients(options) => clients::run(&options),
+        Command::Guest(role) => guest::run(&role),
         Command::Broker { addresses } => broker(&addresses),
+        Command::Bench(options) => bench::run(&options),
+        Command::Responder { addresses } => bench::responder::serve(&addresses),
         Command::Emqx { arguments } => {
             log_warnings();
             emqx::program::run(&arguments)

@@ -346,7 +346,11 @@ fn launch(
 /// The file for `lab` and `options`.
 pub fn configuration(lab: &Lab, options: &Options) -> String {
     let name = lab.id();
-    let mode = options.mode;
+    let mode = match options.mode {
+        // Nobody shall think that the driver ran the programs, if it did not.
+        "auto" if lab.topology.has_cards() => "native",
+        mode => mode,
+    };
     let source = options.source;
     let directory = options.directory.as_deref().unwrap_or(lab.directory());
     let state = directory.join("state");

@@ -138,6 +138,14 @@ impl Registration {
         }
         bail!("the networks 10.77.0.0/16 to 10.99.0.0/16 are all in use on this host");
     }
+
+    /// Takes a set of network cards, unless another lab has it; it is kept as long as the returned file is open.
+    ///
+    /// # Errors
+    /// The lock's file can't be opened.
+    pub fn reserve_cards(set: u8) -> Result<Option<File>> {
+        lock(&Path::new(DIRECTORY).join(format!("cards-{set}")), Wait::No)
+    }
 }
 
 impl Drop for Registration {

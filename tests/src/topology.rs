@@ -14,6 +14,8 @@
 
 use anyhow::{Context, Result};
 
+use crate::cards::{Cards, End, Wires};
+use crate::lab::Options;
 use crate::netns::{Netns, run};
 use crate::plan::{Pair, Plan};
 use crate::registry::Registration;
@@ -28,6 +30,19 @@ pub enum Arms {
     /// Clients on `eth0`, brokers on `eth1`.
     #[default]
     Two,
+}
+
+/// What the wires' ends do to frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ends {
+    /// What XDP needs: complete checksums everywhere, and takers of redirected frames.
+    #[default]
+    Xdp,
+    /// For the kernel's stack on the balancer, with its offloads. Clients and brokers write complete checksums, as
+    /// they come from a network; no XDP program anywhere.
+    Kernel,
+    /// As the kernel makes them: checksums are left out and segments of 64 KB stay whole, which no network can do.
+    Offloads,
 }
 
 /// The namespaces of a lab.
@@ -46,6 +61,9 @@ pub struct Topology {
     programs: Vec<XdpPass>,
     /// Queues of each wire.
     queues: u32,
+    ends: Ends,
+    /// In place of veth pairs.
+    cards: Option<Cards>,
 }
 
 impl Topology {
@@ -53,14 +71,13 @@ impl Topology {
     ///
     /// # Errors
     /// Not root, or the kernel lacks veth or bridges.
-    pub fn build(
-        registration: &Registration,
-        plan: Plan,
-        brokers: usize,
-        arms: Arms,
-        wire: Option<wire::Options>,
-        queues: u32,
-    ) -> Result<Self> {
+    pub fn build(registration: &Registration, plan: Plan, options: &Options) -> Result<Self> {
+        let &Options { arms, wire, .. } = options;
+        // A card here has one queue.
+        let wires = match options.queues {
+            1 => options.wires,
+            _ => Wires::Veth,
+        };
         let create = |role: &str| {
             let name = format!("{}-{role}", registration.id());
             registration.undo_with(&format!("ip netns del {name}"))?;
@@ -71,7 +88,7 @@ impl Topology {
             lb: create("lb")?,
             clients: create("clients")?,
             switch: create("switch")?,
-            brokers: (1..=brokers)
+            brokers: (1..=options.backends)
                 .map(|n| create(&format!("broker{n}")))
                 .collect::<Result<_>>()?,
             interfaces: match arms {
@@ -80,7 +97,9 @@ impl Topology {
             },
             wires: Vec::new(),
             programs: Vec::new(),
-            queues,
+            queues: options.queues,
+            ends: options.ends,
+            cards: Cards::take(wires)?,
         };
         topology.bridges()?;
         topology.balancer(arms, wire)?;
@@ -130,27 +149,57 @@ impl Topology {
             ("net/ipv6/conf/all/forwarding", "1"),
         ])?;
         let (vip, gateway) = (self.plan.vip(), self.plan.gateway());
-        self.plug(&self.lb, "eth0", "lb0", vip)?;
-        self.lb.ip(vip.assign("eth0"))?;
+        self.plug_balancer(0, "eth0", "lb0", vip)?;
+        self.assign(vip, "eth0")?;
         self.join("lb0", "front", wire)?;
         match arms {
-            Arms::One => self.lb.ip(gateway.assign("eth0")),
+            Arms::One => self.assign(gateway, "eth0"),
             Arms::Two => {
-                self.plug(&self.lb, "eth1", "lb1", gateway)?;
-                self.lb.ip(gateway.assign("eth1"))?;
+                self.plug_balancer(1, "eth1", "lb1", gateway)?;
+                self.assign(gateway, "eth1")?;
                 self.join("lb1", "back", wire)
             }
         }
     }
 
+    /// Wire `n` of the balancer, from its `device` to `port` in the switch.
+    fn plug_balancer(&self, n: u8, device: &str, port: &str, own: Pair) -> Result<()> {
+        let Some(cards) = &self.cards else {
+            return self.plug(&self.lb, device, port, own);
+        };
+        cards.place(n, End::Outer, &self.switch, port, None)?;
+        match cards.wires {
+            Wires::Elsewhere => Ok(()),
+            _ => {
+                let address = link_address(own);
+                cards.place(n, End::Balancer, &self.lb, device, Some(&address))
+            }
+        }
+    }
+
+    /// Gives the balancer an address, if it is here.
+    fn assign(&self, pair: Pair, device: &str) -> Result<()> {
+        match &self.cards {
+            Some(cards) if cards.wires == Wires::Elsewhere => Ok(()),
+            _ => self.lb.ip(pair.assign(device)),
+        }
+    }
+
+    /// Whether the balancer's interfaces are network cards, whose driver takes XDP programs.
+    pub fn has_cards(&self) -> bool {
+        self.cards.is_some()
+    }
+
     /// Connects the outer end of one of the balancer's interfaces to a bridge.
     fn join(&mut self, port: &str, bridge: &str, wire: Option<wire::Options>) -> Result<()> {
-        self.ethtool(&self.switch, port, &["gro", "on"])?;
-        let program = self
-            .switch
-            .enter(|| XdpPass::attach(port))?
-            .with_context(|| format!("attach an XDP program to {port} in the switch"))?;
-        self.programs.push(program);
+        if self.ends == Ends::Xdp && self.cards.is_none() {
+            self.ethtool(&self.switch, port, &["gro", "on"])?;
+            let program = self
+                .switch
+                .enter(|| XdpPass::attach(port))?
+                .with_context(|| format!("attach an XDP program to {port} in the switch"))?;
+            self.programs.push(program);
+        }
         let Some(options) = wire else {
             return self.switch.ip([format!("link set {port} master {bridge}")]);
         };
@@ -258,7 +307,14 @@ impl Topology {
             ),
             format!("link set {port} up"),
         ])?;
-        self.ethtool(netns, device, &["tx", "off"])?;
+        let complete = match self.ends {
+            Ends::Xdp => true,
+            Ends::Kernel => netns.name() != self.lb.name(),
+            Ends::Offloads => false,
+        };
+        if complete {
+            self.ethtool(netns, device, &["tx", "off"])?;
+        }
         if self.queues > 1 {
             spread(netns, device, self.queues)?;
         }

@@ -4,6 +4,7 @@
 //! typed the command; only what touches the system or the kernel goes through sudo ([`root`]).
 //! Progress goes to stderr, so that stdout holds only what was asked for.
 
+mod bench;
 mod compose;
 mod dist;
 mod lint;
@@ -12,6 +13,7 @@ mod run;
 mod setup;
 mod test;
 mod verify;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -45,6 +47,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measure mqlb beside HAProxy and the kernel's own forwarding, and write a report into target/bench
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed to `mqlb-lab bench`; `cargo xtask bench --help` lists them. `--write` also writes BENCHMARKS.md
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Formatting, lints, unit tests, then the tests that need a kernel (as root)
     Test(test::Args),
     /// Format the sources
@@ -53,6 +62,9 @@ enum Command {
     Lint,
     /// Load the XDP programs and say what the verifier makes of them, here or in other kernels
     Verify(verify::Args),
+    /// The tests under other kernels
+    #[command(subcommand)]
+    Vm(vm::Command),
     /// Make and check the .env of docker-compose.yml
     #[command(subcommand)]
     Compose(compose::Command),
@@ -73,6 +85,7 @@ const TEST: &[Need] = &[
     Need::Build,
     Need::Kernel,
     Need::Compose,
+    Need::Clients,
     Need::Package,
     Need::Service,
 ];
@@ -100,6 +113,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             })?;
             run::lab(&args, unprivileged)
         }
+        Command::Bench { args } => {
+            setup::ensure(&[Need::Build, Need::Kernel, Need::Bench])?;
+            bench::run(&args)
+        }
         Command::Test(args) => {
             setup::ensure(TEST)?;
             test::run(&args)
@@ -114,6 +131,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             let elsewhere = !args.kernels.is_empty();
             setup::ensure(&[Need::Build, if elsewhere { Need::Vm } else { Need::Kernel }])?;
             verify::run(&args)
+        }
+        Command::Vm(vm::Command::Test(args)) => {
+            if args.qemu {
+                setup::ensure(TEST)?;
+                setup::ensure(&[Need::Vm])?;
+            }
+            vm::run(&args)
         }
         Command::Compose(command) => compose::run(&command),
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{Metadata, cargo_command, show};
-use crate::{dist, lint, root, run, verify};
+use crate::{dist, lint, root, run, verify, vm};
 
 /// The end-to-end tests build namespaces and start processes: a few at a time.
 const ROOT_TEST_THREADS: &str = "--test-threads=4";
@@ -56,6 +56,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.filters.is_empty() {
         report.step("verifier", |_| verify::gate());
+        if !args.quick {
+            report.step("other kernels", vm::gate);
+        }
     }
     if !args.filters.is_empty() && report.ran() == 0 {
         bail!("no test's name contains {}", args.filters.join(" or "));
@@ -110,13 +113,18 @@ fn root_tests(
     Ok(())
 }
 
-struct TestBinary {
-    name: String,
-    binary: PathBuf,
-    manifest_dir: PathBuf,
+/// A test file, built.
+pub struct TestBinary {
+    pub name: String,
+    pub binary: PathBuf,
+    pub manifest_dir: PathBuf,
 }
 
-fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<TestBinary>> {
+/// Builds the integration tests `targets` of `package` in release.
+///
+/// # Errors
+/// The build failed.
+pub fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<TestBinary>> {
     let mut build = cargo_command();
     build.args([
         "test",
@@ -178,15 +186,15 @@ fn watch(command: &mut Command, totals: &mut Totals) -> Result<()> {
 
 /// Sums of libtest's "test result:" lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub struct Totals {
+    pub passed: u64,
+    pub failed: u64,
+    pub ignored: u64,
 }
 
 impl Totals {
     /// Adds what `line` reports, if it is a result line.
-    fn add(&mut self, line: &str) {
+    pub fn add(&mut self, line: &str) {
         let Some((_, counts)) = line
             .strip_prefix("test result: ")
             .and_then(|rest| rest.split_once(". "))

@@ -180,6 +180,42 @@ verdicts! {
     /// SYN-ACK answered by the kernel without the CONNECT: that comes from the agent, or from the client
     /// once more.
     KernelAck = 69 => "kernel_ack",
+    /// Not an HTTP request, or one whose head is too long.
+    RejectHttp = 70 => "reject_http",
+    /// A request for a WebSocket that can't be had: wrong path, version or subprotocol.
+    RejectWsUpgrade = 71 => "reject_ws_upgrade",
+    /// WebSocket frame without a mask.
+    RejectWsUnmasked = 72 => "reject_ws_unmasked",
+    /// WebSocket frame with reserved bits or a reserved opcode.
+    RejectWsReserved = 73 => "reject_ws_reserved",
+    /// WebSocket frame whose length isn't minimal.
+    RejectWsLength = 74 => "reject_ws_length",
+    /// WebSocket control frame that is too long, fragmented, or closes with what it may not.
+    RejectWsControl = 75 => "reject_ws_control",
+    /// WebSocket messages within each other, or the end of none.
+    RejectWsFragment = 76 => "reject_ws_fragment",
+    /// WebSocket text message.
+    RejectWsText = 77 => "reject_ws_text",
+    /// HTTP request passed on to a backend.
+    HttpForwarded = 78 => "http_forwarded",
+    /// HTTP request that no backend could be found for: 503.
+    HttpNoBackend = 79 => "http_no_backend",
+    /// HTTP request whose backend broke off or didn't answer: 502 or 504.
+    HttpFailed = 80 => "http_failed",
+    /// No TLS handshake, or one with mistakes in it.
+    TlsMalformed = 81 => "tls_malformed",
+    /// Client and listener have no version, cipher suite or protocol (ALPN) of TLS in common.
+    TlsIncompatible = 82 => "tls_incompatible",
+    /// The client's certificate is missing, not signed by who should, or not valid now.
+    TlsClientCertificate = 83 => "tls_client_certificate",
+    /// The client gave the handshake up, most likely because it doesn't trust our certificate.
+    TlsAlert = 84 => "tls_alert",
+    /// The handshake failed for another reason.
+    TlsFailed = 85 => "tls_failed",
+    /// The handshake didn't end in time.
+    TlsTimeout = 86 => "tls_timeout",
+    /// The name of the server that a TLS client asks for is no DNS name.
+    TlsBadName = 87 => "tls_bad_name",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -81,6 +81,12 @@ pub fn measure(scene: &mut Scene, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     set_up(scene, rows)
 }
 
+/// Measures the whole set-up alone.
+pub fn set_up_alone(scene: &mut Scene, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    scene.knows(siphash::bytes(&SETTINGS.client_key, ID))?;
+    set_up(scene, rows)
+}
+
 /// CONNECT to SYN, and SYN-ACK to ACK and CONNECT.
 fn set_up(scene: &Scene, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let payload = connect(ID, b"password");

@@ -1,8 +1,10 @@
 //! What a packet costs in the XDP program: nanoseconds by BPF_PROG_TEST_RUN, and the program's size.
 //!
 //! ```text
-//! cargo run --release -p lb-user --example nanoseconds [-- --json]
+//! cargo run --release -p lb-user --example nanoseconds [-- [--flows] [--json]]
 //! ```
+//! With `--flows`: what many flows cost ([`flows`]), which takes 2 GB.
+//!
 //! Needs root and a BPF file system on /sys/fs/bpf; attaches nothing and leaves nothing behind.
 //! Close other programs first: the figures are of one CPU that is shared with everybody.
 //!
@@ -17,47 +19,42 @@
 //! indirect call. The column `empty` is the empty program under the same conditions, in calls between
 //! those of the row; `net` is the difference.
 //!
-//! - [`frames`]: the packets; [`scene`]: programs and maps; [`rows`], [`known`]: what is measured;
+//! - [`frames`]: the packets; [`scene`]: programs and maps, in [`pins`]; [`rows`], [`known`]: what is measured;
 //!   [`table`]: shown
 
+mod flows;
 mod frames;
 mod known;
+mod pins;
 mod rows;
 mod scene;
 mod table;
 
-use std::path::{Path, PathBuf};
+use anyhow::bail;
 
-use anyhow::{Context, bail};
-
-use scene::Scene;
-
-/// The maps are pinned by name: they get a directory of their own.
-struct PinDirectory(PathBuf);
-
-impl Drop for PinDirectory {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("remove {}: {error}", self.0.display());
-        }
-    }
-}
+use pins::PinDirectory;
+use scene::{MANY, Scene};
 
 fn main() -> anyhow::Result<()> {
-    let json = match std::env::args().skip(1).collect::<Vec<_>>()[..] {
-        [] => false,
-        [ref only] if only == "--json" => true,
-        _ => bail!("wrong use; the only argument is --json"),
-    };
-    let path = Path::new("/sys/fs/bpf").join(format!("mqlb-nanoseconds-{}", std::process::id()));
-    std::fs::create_dir(&path).with_context(|| {
-        format!(
-            "create {} (root? a BPF file system on /sys/fs/bpf?)",
-            path.display()
-        )
-    })?;
-    let pins = PinDirectory(path);
-    let mut scene = Scene::load(&pins.0)?;
+    let (mut json, mut many) = (false, false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--json" => json = true,
+            "--flows" => many = true,
+            _ => bail!("wrong use; the only arguments are --flows and --json"),
+        }
+    }
+    if many {
+        let rows = flows::measure()?;
+        if json {
+            flows::print_json(&rows)?;
+        } else {
+            flows::print(&rows);
+        }
+        return Ok(());
+    }
+    let pins = PinDirectory::new("nanoseconds")?;
+    let mut scene = Scene::load(pins.path(), 2 * MANY)?;
     let rows = rows::measure(&mut scene)?;
     let sizes = scene.sizes()?;
     if json {

@@ -129,7 +129,7 @@ fn others(scene: &Scene, rows: &mut Vec<Row>) -> anyhow::Result<()> {
 }
 
 /// A packet that walks through a chain of flows.
-fn spliced(
+pub fn spliced(
     scene: &Scene,
     what: &str,
     direction: &str,

@@ -1,5 +1,6 @@
 //! The programs, loaded, and what stands in their maps.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -10,7 +11,7 @@ use lb_common::layout::{
     Backend, Binding, Counter, Endpoint, EndpointKey, EndpointKind, Flow, FlowKey, Hop, IdleLimits,
     Listener, Settings, State, Verdict, source_mode,
 };
-use lb_common::limits::credit::{Credit, UNLIMITED, of_backend};
+use lb_common::limits::credit::{ALL, Credit, UNLIMITED, of_backend};
 
 use crate::frames::{CLIENT_MAC, OUR_MAC, VIP, flow_key, flow_key_v6};
 use crate::table::Size;
@@ -53,11 +54,11 @@ pub struct Called {
 }
 
 impl Scene {
-    /// Loads the programs, with maps pinned in `pins`; a VIP is known, no flows.
-    pub fn load(pins: &Path) -> anyhow::Result<Self> {
+    /// Loads the programs, with maps pinned in `pins` and room for so many flow entries; a VIP is known, no flows.
+    pub fn load(pins: &Path, entries: u32) -> anyhow::Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins)
-            .map_max_entries("FLOWS", 2 * MANY)
+            .map_max_entries("FLOWS", entries)
             .map_max_entries("BINDINGS", 64)
             .map_max_entries("PUNTS", 4096)
             .load(mqlb::PROGRAMS)
@@ -148,6 +149,7 @@ impl Scene {
         };
         let mut credits = Array::<_, Credit>::try_from(self.map("CREDITS")?)?;
         credits.set(0, endless, 0)?;
+        credits.set(ALL, endless, 0)?;
         credits.set(of_backend(SLOT), endless, 0)?;
         let backend = Backend {
             address: FlowKey::v4([10, 77, 1, 2], 0, VIP, 0).src,
@@ -214,6 +216,17 @@ impl Scene {
             ns: result.duration.as_nanos() as f64,
             frame: out,
         })
+    }
+
+    /// What the kernel allocated for the flow map, in bytes.
+    pub fn memory_of_flows(&self) -> anyhow::Result<u64> {
+        let Map::HashMap(data) = self.ebpf.map("FLOWS").context("no map FLOWS")? else {
+            bail!("FLOWS is no hash map")
+        };
+        let fd = data.fd().as_fd().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+        let line = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        Ok(line.context("the kernel doesn't say")?.trim().parse()?)
     }
 
     pub fn sizes(&self) -> anyhow::Result<Vec<Size>> {

@@ -7,10 +7,13 @@
 pub mod control;
 mod metrics;
 pub mod model;
+mod password;
 mod query;
 mod routes;
 mod server;
 mod stats;
+
+use std::sync::Arc;
 
 use model::{FlowFilter, FlowRow, Located, Status};
 pub use query::encode as percent_encode;
@@ -29,6 +32,29 @@ pub trait Source: Send + Sync + 'static {
 
     /// Live flows, at most [`FlowFilter::limit`] of them.
     fn flows(&self, filter: FlowFilter) -> anyhow::Result<Vec<FlowRow>>;
+}
+
+/// What there is to see.
+#[derive(Clone)]
+pub struct Pages {
+    source: Arc<dyn Source>,
+    /// Of `/stats`.
+    password: Option<Arc<str>>,
+}
+
+impl Pages {
+    #[must_use]
+    pub fn new(source: Arc<dyn Source>, password: Option<&str>) -> Self {
+        Self {
+            source,
+            password: password.map(Arc::from),
+        }
+    }
+
+    /// Answers a request, also where it came to another server than the admin interface's.
+    pub(crate) async fn answer<B>(&self, request: &hyper::Request<B>) -> routes::Answer {
+        routes::answer(self, request).await
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct InterfaceStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerStatus {
     pub name: String,
+    /// As in the configuration: `mqtt`, `ws` …
+    pub kind: String,
     /// VIPs: address and port.
     pub bind: Vec<String>,
     pub pool: String,

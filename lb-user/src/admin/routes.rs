@@ -5,16 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::model::{ErrorBody, FlowFilter, Flows};
-use super::{Source, metrics, query, stats};
+use super::{Pages, Source, metrics, password, query, stats};
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 const PATHS: &str =
     "/stats, /metrics, /healthz, /readyz, /api/v1/status, /api/v1/where?id=…, /api/v1/flows";
@@ -22,7 +22,7 @@ const PATHS: &str =
 /// What went wrong, and the status code for it.
 struct Refusal(StatusCode, String);
 
-pub(super) async fn answer<B>(source: Arc<dyn Source>, request: Request<B>) -> Answer {
+pub(super) async fn answer<B>(pages: &Pages, request: &Request<B>) -> Answer {
     let path = request.uri().path();
     let known = [
         "/healthz",
@@ -47,8 +47,19 @@ pub(super) async fn answer<B>(source: Arc<dyn Source>, request: Request<B>) -> A
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
+    if let (Some(password), "/stats") = (&pages.password, path)
+        && !password::fits(request.headers(), password)
+    {
+        let message = "user and password, please: see stats_password in the configuration";
+        let mut answer = refuse(Refusal(StatusCode::UNAUTHORIZED, message.to_owned()));
+        let asked = HeaderValue::from_static("Basic realm=\"statistics\", charset=\"UTF-8\"");
+        answer.headers_mut().insert(WWW_AUTHENTICATE, asked);
+        return answer;
+    }
     let query = request.uri().query().unwrap_or_default();
-    dispatch(source, path, query).await.unwrap_or_else(refuse)
+    dispatch(pages.source.clone(), path, query)
+        .await
+        .unwrap_or_else(refuse)
 }
 
 async fn dispatch(source: Arc<dyn Source>, path: &str, query: &str) -> Result<Answer, Refusal> {

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::{Source, routes};
+use super::Pages;
 
 /// Connections at a time; further ones wait in the accept queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -69,7 +69,7 @@ impl Server {
     }
 
     /// Answers until `shutdown` is done; connections that are open then are cut.
-    pub async fn serve(self, source: Arc<dyn Source>, shutdown: impl Future<Output = ()>) {
+    pub async fn serve(self, pages: Pages, shutdown: impl Future<Output = ()>) {
         // Its drop aborts what is left.
         let mut connections = tokio::task::JoinSet::new();
         let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -88,10 +88,10 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 (accepted, permit) = next => match accepted {
                     Ok((stream, peer)) => {
-                        let source = source.clone();
+                        let pages = pages.clone();
                         connections.spawn(async move {
                             let _permit = permit;
-                            if let Err(error) = connection(stream, source).await {
+                            if let Err(error) = connection(stream, pages).await {
                                 tracing::debug!(%peer, %error, "admin connection");
                             }
                         });
@@ -107,10 +107,10 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, source: Arc<dyn Source>) -> hyper::Result<()> {
+async fn connection(stream: TcpStream, pages: Pages) -> hyper::Result<()> {
     let service = service_fn(move |request| {
-        let source = source.clone();
-        async move { Ok::<_, Infallible>(routes::answer(source, request).await) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(pages.answer(&request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

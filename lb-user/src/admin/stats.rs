@@ -107,6 +107,7 @@ fn listeners(page: &mut Page, status: &Status) {
     page.raw("<h2>Listeners</h2>");
     let heads = [
         "Name",
+        "Kind",
         "VIPs",
         "Pool",
         "Data path",
@@ -117,6 +118,7 @@ fn listeners(page: &mut Page, status: &Status) {
     let rows = status.listeners.iter().map(|listener| {
         let texts = [
             &listener.name,
+            &listener.kind,
             &listener.bind.join(", "),
             &listener.pool,
             &listener.datapath,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::model::*;
-use super::{Server, Source};
+use super::{Pages, Server, Source};
 
 /// Answers with [`status`]; remembers what it was asked.
 #[derive(Default)]
@@ -84,6 +84,7 @@ fn status() -> Status {
         }],
         listeners: vec![ListenerStatus {
             name: "mqtt".into(),
+            kind: "mqtt".into(),
             bind: vec!["10.77.0.2:1883".into()],
             pool: "emqx".into(),
             datapath: "xdp".into(),
@@ -151,7 +152,7 @@ async fn start() -> Running {
     let address = server.address();
     let source = Arc::new(Fake::default());
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(server.serve(source.clone(), async {
+    tokio::spawn(server.serve(Pages::new(source.clone(), None), async {
         let _ = stopped.await;
     }));
     Running {

@@ -8,8 +8,8 @@ use super::evict::{Task, Why};
 use super::nodes::{Checked, Node};
 use super::orders::{Duty, Order};
 use super::paths::News;
-use super::proxied;
 use super::sweep::Found;
+use super::{proxied, vips};
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::{Datapath, Listener};
 use crate::dataplane::clock;
@@ -35,7 +35,8 @@ impl Core {
             }
             let listeners = &self.config.listeners;
             let forwarded = |pool| {
-                let of = |l: &&Listener| l.pool.0 == pool && l.datapath != Datapath::Proxy;
+                let of =
+                    |l: &&Listener| self.config.leads(l, pool) && l.datapath != Datapath::Proxy;
                 listeners.iter().find(of).is_some()
             };
             if let Some(pool) = node.pool {
@@ -57,7 +58,12 @@ impl Core {
             .vips
             .iter()
             .map(|v| (v.index, listeners[v.listener].pool.0));
-        self.steerer.configure(&self.config, nodes, pools.collect());
+        let routes = self
+            .vips
+            .iter()
+            .map(|v| (v.index, vips::routes(&self.config, &listeners[v.listener])));
+        let (pools, routes) = (pools.collect(), routes.collect());
+        self.steerer.configure(&self.config, nodes, pools, routes);
         let addresses = self.steerer.nodes.iter().flat_map(|n| &n.paths);
         self.addresses
             .send_replace(addresses.map(|p| p.address).collect());
@@ -80,7 +86,8 @@ impl Core {
                 continue;
             };
             let mut listeners = self.config.listeners.iter();
-            let proxy_protocol = listeners.any(|l| l.pool.0 == pool && l.proxy_protocol);
+            let proxy_protocol =
+                listeners.any(|l| self.config.leads(l, pool) && l.proxy_protocol.is_sent());
             targets.extend(node.paths.iter().map(|path| Target {
                 id: path.slot.into(),
                 address: path.address,

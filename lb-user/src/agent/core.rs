@@ -25,6 +25,7 @@ use super::service::{self, Heartbeat};
 use super::steering::{Steerer, Tally};
 use super::sweep::{Found, Spans, Sweeper, pause_after};
 use super::vips::{self, Vip};
+use crate::admin::Pages;
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::Config;
 use crate::dataplane::{Credits, Loaded, Maps, clock};
@@ -235,6 +236,16 @@ impl Core {
         }
     }
 
+    /// What HTTP listeners show as statistics.
+    pub fn show(&self, statistics: Pages) {
+        self.front.show(statistics);
+    }
+
+    /// What the configuration says of it.
+    pub fn stats_password(&self) -> Option<&str> {
+        self.config.admin.stats_password.as_deref()
+    }
+
     /// What others may look at.
     pub fn shared(&self) -> Arc<Mutex<Shared>> {
         self.shared.clone()
@@ -423,16 +434,14 @@ impl Core {
             let Some(vip) = self.vips.iter().find(|v| v.index == index) else {
                 continue;
             };
-            let (pool, v4) = (
-                self.config.listeners[vip.listener].pool.0,
-                vip.address.is_ipv4(),
-            );
+            let v4 = vip.address.is_ipv4();
+            let pools = vips::pools(&self.config, vip.listener);
             // The backend isn't told apart here: what one can't keep, the pool doesn't promise.
             for path in self
                 .steerer
                 .nodes
                 .iter_mut()
-                .filter(|n| n.pool == Some(pool))
+                .filter(|n| n.pool.is_some_and(|pool| pools.contains(&pool)))
                 .flat_map(|n| &mut n.paths)
             {
                 if path.address.is_ipv4() == v4

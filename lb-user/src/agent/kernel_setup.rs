@@ -8,7 +8,7 @@ use lb_common::layout::{
 
 use super::sweep::lifetime;
 use super::vips::Vip;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Kind};
 use crate::dataplane::Maps;
 
 fn span(d: std::time::Duration) -> u32 {
@@ -41,10 +41,11 @@ pub fn limits(settings: &mut Settings, config: &Config) {
 fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
-        steer: if listener.proxy_protocol {
-            steer::KERNEL_PROXY
-        } else {
-            steer::KERNEL
+        steer: match (&listener.kind, listener.proxy_protocol.is_sent()) {
+            (Kind::Mqtt, false) => steer::KERNEL,
+            (Kind::Mqtt, true) => steer::KERNEL_PROXY,
+            // The program reads no TLS.
+            _ => steer::AGENT,
         },
         source: match listener.source {
             config::Source::Snat => source_mode::SNAT,

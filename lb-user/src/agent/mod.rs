@@ -42,8 +42,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use self::core::{Core, Parts};
-use crate::admin::Server;
 use crate::admin::control::Control;
+use crate::admin::{Pages, Server};
 use crate::config::File;
 use crate::dataplane::{Lock, Maps};
 use crate::health;
@@ -63,6 +63,9 @@ use view::View;
 /// found before the attachment (the configuration is valid when it comes here).
 pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<()> {
     let mut config = file.config.clone();
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
     let _lock = Lock::take(&config.agent.state_dir)?;
     // Before anything takes time: unhandled, the signal would end the process.
     let hangup = signal(SignalKind::hangup())?;
@@ -134,8 +137,10 @@ pub async fn run(path: PathBuf, file: File, kernel_log: bool) -> anyhow::Result<
         core.tallies(),
     )?);
     let admin = server.address();
+    let pages = Pages::new(view, core.stats_password());
+    core.show(pages.clone());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server.serve(view.clone(), async {
+    let serving = tokio::spawn(server.serve(pages, async {
         let _ = stopped.await;
     }));
     let (orders_in, orders) = mpsc::channel(16);

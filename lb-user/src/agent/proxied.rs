@@ -6,12 +6,13 @@ use lb_common::layout::{Source, SourceKey, Verdict};
 use lb_common::limits::credit::Credit;
 
 use super::core::Core;
-use super::nodes::{mapped, socket_address};
-use super::vips::Vip;
+use super::nodes::{Node, mapped, socket_address};
+use super::vips::{self, Vip};
 use crate::config::{Config, Datapath};
 use crate::dataplane::clock;
-use crate::proxy::desk::{Ask, Client, Excess, Target};
+use crate::proxy::desk::{Ask, Client, Excess, Page, Target, Wish};
 use crate::proxy::{self, Options};
+use crate::select::NodeState;
 use crate::setup::{Choice, Datapath as _, NoChoice, Request, Steering as _};
 
 /// The VIPs that the proxy serves.
@@ -24,7 +25,11 @@ pub fn vips(config: &Config, vips: &[Vip]) -> Vec<proxy::Vip> {
                 index: vip.index,
                 address: vip.address,
                 options: Options {
+                    kind: listener.kind.clone(),
                     proxy_protocol: listener.proxy_protocol,
+                    tls: listener.tls.clone(),
+                    handshake: config.timeouts.handshake,
+                    sticky: listener.sticky,
                     trusted: listener.trusted_proxies.clone(),
                     sources: config.snat.addresses.clone(),
                 },
@@ -52,8 +57,11 @@ impl Core {
             Ask::Admit(client, answer) => {
                 let _ = answer.send(self.steerer.admit(client.listener, client.id));
             }
-            Ask::Choose(client, tried, answer) => {
-                let _ = answer.send(self.choose(&client, &tried));
+            Ask::Choose(client, server, tried, answer) => {
+                let _ = answer.send(self.choose(&client, server.as_deref(), &tried));
+            }
+            Ask::Page(wish, answer) => {
+                let _ = answer.send(self.page(&wish));
             }
             Ask::Opened(client, slot) => {
                 self.steerer.opened(client.listener, slot, client.id);
@@ -67,13 +75,19 @@ impl Core {
     }
 
     /// A backend of the client's address family; of the other if there is none, which a proxy can.
-    fn choose(&mut self, client: &Client, tried: &[u16]) -> Result<Target, NoChoice> {
+    fn choose(
+        &mut self,
+        client: &Client,
+        server: Option<&str>,
+        tried: &[u16],
+    ) -> Result<Target, NoChoice> {
         let mut of = |v4| {
             let request = Request {
                 listener: client.listener,
                 v4,
                 client: client.id,
                 shared: client.shared,
+                server,
                 tried,
             };
             self.steerer.choose(&request)
@@ -82,6 +96,49 @@ impl Core {
             Ok(choice) => Ok(target(&choice)),
             Err(why) => of(!client.v4).map(|c| target(&c)).map_err(|_| why),
         }
+    }
+
+    /// The node that a browser was at, if it can serve; else one that takes clients, at random by weight.
+    fn page(&self, wish: &Wish) -> Option<Page> {
+        let vip = self.vips.iter().find(|vip| vip.index == wish.listener)?;
+        let pool = self.config.listeners[vip.listener].pool.0;
+        let of = |node: &Node| {
+            let paths = node.paths.iter().filter(|p| p.usable());
+            let mut paths = paths
+                .filter(|p| !wish.tried.contains(&p.slot))
+                .collect::<Vec<_>>();
+            paths.sort_by_key(|p| p.address.is_ipv4() != wish.v4);
+            let path = paths.first()?;
+            Some(Page {
+                slot: path.slot,
+                name: node.name.clone(),
+                address: path.address,
+            })
+        };
+        let mut nodes = self.steerer.nodes.iter().filter(|n| n.pool == Some(pool));
+        let stays = |n: &&Node| {
+            Some(&n.name) == wish.node.as_ref()
+                && matches!(n.state, NodeState::Up | NodeState::Draining)
+        };
+        if let Some(page) = nodes.clone().find(stays).and_then(of) {
+            return Some(page);
+        }
+        let able: Vec<(u64, Page)> = nodes
+            .by_ref()
+            .filter(|n| n.state == NodeState::Up)
+            .filter_map(|n| Some((u64::from(n.share()), of(n)?)))
+            .collect();
+        let all: u64 = able.iter().map(|(weight, _)| weight).sum();
+        // Those of weight 0 are better than none.
+        let mut at = vips::random().unwrap_or(0) % all.max(1);
+        let drawn = able.iter().position(|(weight, _)| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        able.into_iter()
+            .nth(drawn.unwrap_or(0))
+            .map(|(_, page)| page)
     }
 
     /// Whether a source may begin a connection, as the XDP program decides it.

@@ -55,6 +55,9 @@ impl Core {
         let served = proxied::vips(&new, &vips);
         let bound = self.front.bind(&served).map_err(wrong)?;
 
+        for warning in new.warnings() {
+            tracing::warn!("{warning}");
+        }
         // From here on nothing can be refused.
         self.config = Arc::new(new);
         self.spans.send_replace(Spans::of(&self.config));

@@ -95,6 +95,8 @@ pub struct Steerer {
     pub tally: Vec<Tally>,
     /// Pool of each listener index.
     pools: HashMap<u8, usize>,
+    /// Other pools of a listener, by the server that clients ask for.
+    routes: HashMap<u8, Vec<(String, usize)>>,
     /// By pool: how long a backend that comes back takes to get its full share, ns.
     slow_start: Vec<u64>,
     /// Listeners whose promises must shrink, with what a backend offered.
@@ -120,6 +122,7 @@ impl Steerer {
             avoid: vec![0; numbers],
             tally: vec![Tally::default(); numbers],
             pools: HashMap::new(),
+            routes: HashMap::new(),
             slow_start: Vec::new(),
             learnt: Vec::new(),
             suspects: Vec::new(),
@@ -128,8 +131,14 @@ impl Steerer {
         }
     }
 
-    /// Takes a configuration over; `pools` maps the data path's listener indices to its pools.
-    pub fn configure(&mut self, config: &Config, nodes: Vec<Node>, pools: HashMap<u8, usize>) {
+    /// Takes a configuration over; `pools` and `routes` map the data path's listener indices to its pools.
+    pub fn configure(
+        &mut self,
+        config: &Config,
+        nodes: Vec<Node>,
+        pools: HashMap<u8, usize>,
+        routes: HashMap<u8, Vec<(String, usize)>>,
+    ) {
         self.selector = Selector::default();
         for (pool, settings) in config.pools.iter().enumerate() {
             let members = nodes
@@ -142,10 +151,28 @@ impl Steerer {
         self.bindings.linger = ticks::span(nanos(lifetime(config.bindings.linger)));
         self.slow_start = config.pools.iter().map(|p| nanos(p.slow_start)).collect();
         self.pools = pools;
+        self.routes = routes;
         self.nodes = nodes;
         for i in 0..self.nodes.len() {
             self.refresh(i);
         }
+    }
+
+    /// The pool that serves a request: by the server's name, by a `*` in place of its first label, or the
+    /// listener's own.
+    fn pool(&self, request: &Request<'_>) -> Option<usize> {
+        let own = self.pools.get(&request.listener).copied();
+        let (Some(routes), Some(server)) = (self.routes.get(&request.listener), request.server)
+        else {
+            return own;
+        };
+        let exact = routes.iter().find(|(name, _)| name == server);
+        let wild = || {
+            let (_, domain) = server.split_once('.')?;
+            let is = |name: &str| name.strip_prefix("*.") == Some(domain);
+            routes.iter().find(|(name, _)| is(name))
+        };
+        exact.or_else(wild).map_or(own, |(_, pool)| Some(*pool))
     }
 
     /// Slots of the nodes that have as many connections as they may.
@@ -159,7 +186,7 @@ impl Steerer {
 
     /// Chooses among those that are not full; one that failed a moment ago only for want of others.
     fn choose_from(&mut self, request: &Request<'_>, full: &[u16]) -> Option<Choice> {
-        let pool = *self.pools.get(&request.listener)?;
+        let pool = self.pool(request)?;
         let now = clock::now_ns();
         let mut tried = request.tried.to_vec();
         tried.extend_from_slice(full);
@@ -307,10 +334,10 @@ impl Steering for Steerer {
 
     fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
         let full = self.full(request.v4);
+        let pool = self.pool(request);
         let in_pool = |slot: &u16| {
-            let pool = self.pools.get(&request.listener);
             let node = self.nodes.iter().find(|n| n.number == node_of(*slot));
-            node.is_some_and(|n| n.pool.as_ref() == pool) && !request.tried.contains(slot)
+            node.is_some_and(|n| n.pool == pool) && !request.tried.contains(slot)
         };
         let why = if full.iter().any(in_pool) {
             NoChoice::Full
@@ -353,8 +380,8 @@ impl Steering for Steerer {
         if let Some(tally) = self.tally.get_mut(number) {
             tally.failures += 1;
         }
-        // A tuple in use says nothing about the backend.
-        if reason != Failure::TupleInUse
+        // A tuple in use says nothing about the backend, nor does a port for something else.
+        if !matches!(reason, Failure::TupleInUse | Failure::OtherPort)
             && let Some(avoid) = self.avoid.get_mut(number)
         {
             if *avoid == 0 {
@@ -382,15 +409,15 @@ impl Steering for Steerer {
     }
 }
 
-/// What SYN-ACKs may promise so that every backend of a pool can keep it: the options that all have,
+/// What SYN-ACKs may promise so that every backend of some pools can keep it: the options that all have,
 /// the largest window scale (windows are re-scaled for the others), the smallest segment.
 #[must_use]
-pub fn promise(nodes: &[Node], pool: usize, v4: bool) -> Endpoint {
+pub fn promise(nodes: &[Node], pools: &[usize], v4: bool) -> Endpoint {
     /// What stock Linux speaks; for backends that couldn't be asked yet.
     const DEFAULT_SCALE: u8 = 7;
     let paths: Vec<_> = nodes
         .iter()
-        .filter(|n| n.pool == Some(pool))
+        .filter(|n| n.pool.is_some_and(|pool| pools.contains(&pool)))
         .flat_map(|n| &n.paths)
         .filter(|p| p.address.is_ipv4() == v4)
         .collect();
@@ -487,7 +514,7 @@ mod tests {
             (vec![node(1360, Some(1460))], 1360),
             (vec![node(1460, Some(1460)), node(1460, Some(1240))], 1240),
         ] {
-            assert_eq!(promise(&nodes, 0, true).mss, want);
+            assert_eq!(promise(&nodes, &[0], true).mss, want);
         }
     }
 }

@@ -172,11 +172,12 @@ impl Source for View {
         let named = |v: &Verdict| (v.name().to_owned(), counters[*v as usize]);
         let listeners = config.listeners.iter().map(|l| ListenerStatus {
             name: l.name.clone(),
+            kind: l.kind.as_str().to_owned(),
             bind: l.bind.iter().map(ToString::to_string).collect(),
             pool: config.pool(l.pool).name.clone(),
             datapath: l.datapath.as_str().to_owned(),
             source: l.source.as_str().to_owned(),
-            proxy_protocol: if l.proxy_protocol { "v2" } else { "off" }.to_owned(),
+            proxy_protocol: l.proxy_protocol.as_str().to_owned(),
         });
         self.shared(|shared| Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

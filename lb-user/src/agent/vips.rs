@@ -11,7 +11,7 @@ use lb_common::proxy_v2;
 use super::kernel_setup;
 use super::nodes::{Node, mapped, socket_address};
 use super::steering::promise;
-use crate::config::{self, Config, Datapath};
+use crate::config::{self, Config, Datapath, Kind};
 use crate::dataplane::Maps;
 use crate::setup::{ListenerSettings, Source};
 
@@ -83,15 +83,14 @@ pub fn known(maps: &Maps) -> anyhow::Result<HashMap<SocketAddr, u8>> {
 impl Vip {
     /// Fits the promises to what the pool's backends can keep; `true` if they changed.
     pub fn fit(&mut self, config: &Config, nodes: &[Node]) -> bool {
-        let listener = &config.listeners[self.listener];
-        let (pool, v4) = (listener.pool.0, self.address.is_ipv4());
+        let v4 = self.address.is_ipv4();
         let mut endpoint = Endpoint {
             kind: EndpointKind::Vip as u8,
             listener: self.index,
             window: WINDOW,
-            ..promise(nodes, pool, v4)
+            ..promise(nodes, &pools(config, self.listener), v4)
         };
-        if listener.proxy_protocol {
+        if config.listeners[self.listener].proxy_protocol.is_sent() {
             // The header goes into the client's first segment.
             let header = u16::try_from(proxy_v2::len(v4)).unwrap_or(u16::MAX);
             endpoint.mss = endpoint.mss.saturating_sub(header).max(LEAST_MSS);
@@ -112,9 +111,29 @@ impl Vip {
                 config::Source::Snat => Source::Snat,
                 config::Source::Client => Source::Client,
             },
-            proxy_protocol: listener.proxy_protocol,
+            proxy_protocol: listener.proxy_protocol.is_sent(),
+            tls: matches!(listener.kind, Kind::TlsPassthrough(_)),
         }
     }
+}
+
+/// Where a listener's clients may go: to its own pool, and those of its routes.
+pub fn pools(config: &Config, listener: usize) -> Vec<usize> {
+    let listener = &config.listeners[listener];
+    let all = 0..config.pools.len();
+    all.filter(|pool| config.leads(listener, *pool)).collect()
+}
+
+/// The routes of a listener, as the selector knows pools.
+pub fn routes(config: &Config, listener: &config::Listener) -> Vec<(String, usize)> {
+    let Kind::TlsPassthrough(routes) = &listener.kind else {
+        return Vec::new();
+    };
+    let pool = |name: &str| config.pools.iter().position(|pool| pool.name == name);
+    let routes = routes.0.iter();
+    routes
+        .filter_map(|(server, name)| Some((server.clone(), pool(name)?)))
+        .collect()
 }
 
 fn key(address: IpAddr, port: u16) -> EndpointKey {

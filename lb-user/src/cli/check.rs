@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::output::{print, print_json};
 use super::table::Table;
 use super::{Failure, output};
-use crate::config::{self, Backend, Check, Config, Health, Listener, Policy, show_duration};
+use crate::config::{self, Backend, Check, Config, Health, Listener, Policy, Tls, show_duration};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -33,13 +33,18 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
             return Err(error.into());
         }
     };
+    let warnings = config.warnings();
     if options.json {
-        print_json(&json!({ "ok": true, "file": file, "config": describe(&config) }))?;
+        let config = describe(&config);
+        print_json(&json!({ "ok": true, "file": file, "config": config, "warnings": warnings }))?;
     } else {
         print(&format!(
             "{file} is right. It would run:\n\n{}",
             summary(&config)
         ))?;
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
     }
     Ok(())
 }
@@ -94,23 +99,36 @@ fn summary(config: &Config) -> String {
     for (key, value) in lines {
         writeln!(out, "{key:<9} {value}").expect("a String takes everything");
     }
+    for listener in &config.listeners {
+        if let Some(tls) = &listener.tls {
+            writeln!(out, "{:<9} {}: {tls}", "tls", listener.name)
+                .expect("a String takes everything");
+        }
+    }
     let mut listeners = Table::new([
         "LISTENER",
+        "KIND",
         "VIP",
         "POOL",
         "DATAPATH",
         "SOURCE",
         "PROXY",
+        "TRUSTED",
         ">MAX FLOWS",
     ]);
     for listener in &config.listeners {
         listeners.row([
             listener.name.clone(),
+            listener.kind.to_string(),
             join(&listener.bind),
             config.pool(listener.pool).name.clone(),
             listener.datapath.as_str().to_owned(),
             listener.source.as_str().to_owned(),
-            proxy_protocol(listener).to_owned(),
+            listener.proxy_protocol.as_str().to_owned(),
+            match &listener.trusted_proxies[..] {
+                [] => "-".to_owned(),
+                trusted => join(trusted),
+            },
             limit(listener.max_flows),
         ]);
     }
@@ -162,10 +180,6 @@ fn health(health: &Health) -> String {
     format!("{} every {}", health.check, show_duration(health.interval))
 }
 
-fn proxy_protocol(listener: &Listener) -> &'static str {
-    if listener.proxy_protocol { "v2" } else { "off" }
-}
-
 fn join<T: ToString>(items: &[T]) -> String {
     items
         .iter()
@@ -189,11 +203,18 @@ fn describe(config: &Config) -> Value {
     let listener = |listener: &Listener| {
         json!({
             "name": listener.name,
+            "kind": listener.kind.as_str(),
+            "path": listener.kind.websocket().map(|websocket| &websocket.path),
+            "ws_port": listener.kind.websocket().map(|websocket| websocket.port),
+            "http_port": listener.kind.dashboard(),
             "bind": listener.bind,
             "pool": config.pool(listener.pool).name,
             "datapath": listener.datapath.as_str(),
             "source": listener.source.as_str(),
-            "proxy_protocol": proxy_protocol(listener),
+            "proxy_protocol": listener.proxy_protocol.as_str(),
+            "tls": listener.tls.as_ref().map(describe_tls),
+            "sticky": listener.sticky.as_str(),
+            "trusted_proxies": listener.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "max_flows": listener.max_flows,
         })
     };
@@ -226,6 +247,7 @@ fn describe(config: &Config) -> Value {
         "bindings": { "capacity": bindings.capacity, "linger": show_duration(bindings.linger) },
         "timeouts": {
             "sniff": show_duration(timeouts.sniff),
+            "handshake": show_duration(timeouts.handshake),
             "connect": show_duration(timeouts.connect),
             "grace": show_duration(timeouts.grace),
             "keepalive_least": show_duration(timeouts.keepalive_least),
@@ -242,6 +264,18 @@ fn describe(config: &Config) -> Value {
         },
         "listener": config.listeners.iter().map(listener).collect::<Vec<_>>(),
         "pool": pools.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn describe_tls(tls: &Tls) -> Value {
+    let certificates = tls.certificates.iter();
+    let clients = tls.clients.as_ref();
+    json!({
+        "cert": certificates.clone().map(|c| &c.file).collect::<Vec<_>>(),
+        "key": certificates.map(|c| &c.key_file).collect::<Vec<_>>(),
+        "client_ca": clients.map(|c| &c.authorities.file),
+        "client_auth": clients.map(|c| if c.required { "required" } else { "optional" }),
+        "alpn": tls.alpn,
     })
 }
 

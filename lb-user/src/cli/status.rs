@@ -77,10 +77,13 @@ fn head(status: &Status) -> String {
 }
 
 fn listeners(status: &Status) -> String {
-    let mut table = Table::new(["LISTENER", "VIP", "POOL", "DATAPATH", "SOURCE", "PROXY"]);
+    let mut table = Table::new([
+        "LISTENER", "KIND", "VIP", "POOL", "DATAPATH", "SOURCE", "PROXY",
+    ]);
     for it in &status.listeners {
         table.row([
             it.name.clone(),
+            it.kind.clone(),
             it.bind.join(", "),
             it.pool.clone(),
             it.datapath.clone(),

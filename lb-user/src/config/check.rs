@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::listener::Draft as ListenerDraft;
-use super::model::{Datapath, Listener, Pool, PoolId, Snat, Source};
+use super::model::{Kind, Listener, Pool, PoolId, Snat, Source};
 use super::pool::Draft as PoolDraft;
 use super::problem::{At, Problems};
 use super::suggest::{alternatives, nearest};
@@ -21,16 +21,27 @@ pub(super) fn assemble(
     let listeners = listeners
         .into_iter()
         .filter_map(|draft| {
-            let pool = find_pool(problems, &draft, &pools)?;
+            let pool = find_pool(problems, draft.pool.as_ref()?, &pools)?;
             families(problems, &draft, &pools[pool.0], snat);
+            let mut kind = draft.kind.clone();
+            if let Kind::TlsPassthrough(routes) = &mut kind {
+                for (server, wanted) in &draft.routes {
+                    let pool = find_pool(problems, wanted, &pools)?;
+                    families(problems, &draft, &pools[pool.0], snat);
+                    routes.0.push((server.clone(), wanted.value.clone()));
+                }
+            }
             Some(Listener {
                 name: draft.name?.value,
+                kind,
                 bind: draft.bind.into_iter().map(|vip| vip.value).collect(),
                 pool,
                 datapath: draft.datapath,
                 source: draft.source,
                 trusted_proxies: draft.trusted_proxies,
                 proxy_protocol: draft.proxy_protocol,
+                tls: draft.tls,
+                sticky: draft.sticky,
                 max_flows: draft.max_flows,
             })
         })
@@ -65,11 +76,20 @@ fn duplicate_names(problems: &Problems, listeners: &[ListenerDraft]) {
 fn duplicate_vips(problems: &Problems, listeners: &[ListenerDraft]) {
     let mut seen: Vec<&At<SocketAddr>> = Vec::new();
     for vip in listeners.iter().flat_map(|listener| &listener.bind) {
-        if let Some(first) = seen.iter().find(|first| first.value == vip.value) {
+        let same = |one: SocketAddr, other: SocketAddr| {
+            let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+            one == other || (all && one.is_ipv4() == other.is_ipv4() && one.port() == other.port())
+        };
+        if let Some(first) = seen.iter().find(|first| same(first.value, vip.value)) {
             let line = problems.line(first.span.start);
+            let what = if first.value == vip.value {
+                format!("{} is already bound in line {line}", vip.value)
+            } else {
+                format!("{} and {} of line {line} overlap", vip.value, first.value)
+            };
             problems.report(
                 &vip.span,
-                format!("{} is already bound in line {line}", vip.value),
+                what,
                 "write another address or port, or remove one of the two",
             );
         }
@@ -79,13 +99,26 @@ fn duplicate_vips(problems: &Problems, listeners: &[ListenerDraft]) {
 
 /// A backend that is a VIP would send clients round and round.
 fn backends_that_are_vips(problems: &Problems, listeners: &[ListenerDraft], pools: &[PoolDraft]) {
+    let ports: Vec<u16> = listeners
+        .iter()
+        .flat_map(|l| {
+            let websocket = l.kind.websocket().map(|websocket| websocket.port);
+            [websocket, l.kind.dashboard()]
+        })
+        .flatten()
+        .collect();
     for vip in listeners.iter().flat_map(|listener| &listener.bind) {
         let backends = pools.iter().flat_map(|draft| &draft.pool.backends);
         for backend in backends {
+            let is_vip = |socket: SocketAddr| {
+                let ip = socket.ip();
+                let mut all = ports.iter().map(|port| SocketAddr::new(ip, *port));
+                socket == vip.value || all.any(|other| other == vip.value)
+            };
             if backend
                 .addresses
                 .iter()
-                .any(|address| address.socket == vip.value)
+                .any(|address| is_vip(address.socket))
             {
                 problems.report(
                     &vip.span,
@@ -100,8 +133,7 @@ fn backends_that_are_vips(problems: &Problems, listeners: &[ListenerDraft], pool
     }
 }
 
-fn find_pool(problems: &Problems, listener: &ListenerDraft, pools: &[PoolDraft]) -> Option<PoolId> {
-    let wanted = listener.pool.as_ref()?;
+fn find_pool(problems: &Problems, wanted: &At<String>, pools: &[PoolDraft]) -> Option<PoolId> {
     if let Some(index) = pools
         .iter()
         .position(|draft| draft.name.value == wanted.value)
@@ -140,7 +172,7 @@ fn families(problems: &Problems, listener: &ListenerDraft, pool: &PoolDraft, sna
         };
         let mut backends = pool.pool.backends.iter();
         // The proxy can lead from one family to the other.
-        let forwarded = listener.datapath != Datapath::Proxy;
+        let forwarded = !listener.proxied;
         if forwarded
             && pool.complete
             && !backends.any(|b| b.addresses.iter().any(|a| same(a.socket.is_ipv4())))

@@ -69,8 +69,9 @@ pub enum Remedy {
 }
 
 /// The keys that are read when the agent starts, or when the data path is made.
-const FIXED: [(&str, &str, Remedy); 9] = [
+const FIXED: [(&str, &str, Remedy); 10] = [
     ("admin", "http", Remedy::Restart),
+    ("admin", "stats_password", Remedy::Restart),
     ("agent", "name", Remedy::Restart),
     ("agent", "pin_dir", Remedy::Unload),
     ("agent", "state_dir", Remedy::Restart),
@@ -354,8 +355,16 @@ fn join<T: ToString>(items: &[T]) -> String {
 }
 
 fn compare_admin(c: &mut Comparison, old: &Admin, new: &Admin) {
-    let Admin { http } = old;
+    let Admin {
+        http,
+        stats_password,
+    } = old;
     c.key("http", (http, &new.http), shown);
+    let (from, to) = (stats_password, &new.stats_password);
+    // Not for the log.
+    c.key("stats_password", (from, to), |password| {
+        if password.is_some() { "set" } else { "none" }.to_owned()
+    });
 }
 
 fn compare_agent(c: &mut Comparison, old: &Agent, new: &Agent) {
@@ -398,6 +407,7 @@ fn compare_bindings(c: &mut Comparison, old: &Bindings, new: &Bindings) {
 fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
     let Timeouts {
         sniff,
+        handshake,
         connect,
         grace,
         keepalive_least,
@@ -406,6 +416,7 @@ fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
     } = old;
     for (key, from, to) in [
         ("sniff", sniff, &new.sniff),
+        ("handshake", handshake, &new.handshake),
         ("connect", connect, &new.connect),
         ("grace", grace, &new.grace),
         ("keepalive_least", keepalive_least, &new.keepalive_least),
@@ -442,14 +453,18 @@ fn compare_listener(
 ) {
     let Listener {
         name: _,
+        kind,
         bind,
         pool,
         datapath,
         source,
         proxy_protocol,
+        tls,
+        sticky,
         trusted_proxies,
         max_flows,
     } = old;
+    c.key("kind", (kind, &new.kind), shown);
     c.entries("bind", (bind, &new.bind), shown);
     // Pools are told apart by name; their places in two files are not comparable.
     let (from, to) = (old_config.pool(*pool), new_config.pool(new.pool));
@@ -459,9 +474,9 @@ fn compare_listener(
     });
     c.key("source", (source, &new.source), |s| s.as_str().to_owned());
     let (from, to) = (proxy_protocol, &new.proxy_protocol);
-    c.key("proxy_protocol", (from, to), |on| {
-        if *on { "v2" } else { "off" }.to_owned()
-    });
+    c.key("proxy_protocol", (from, to), |p| p.as_str().to_owned());
+    c.key("tls", (tls, &new.tls), optional);
+    c.key("sticky", (sticky, &new.sticky), |s| s.as_str().to_owned());
     let (from, to) = (trusted_proxies, &new.trusted_proxies);
     c.entries("trusted_proxies", (from, to), shown);
     c.key("max_flows", (max_flows, &new.max_flows), optional);

@@ -1,11 +1,13 @@
 //! A file with the names in it resolved, and resolved again.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
 use super::model::Config;
 use super::problem::ConfigError;
-use super::{hosts, parse, read_file};
+use super::{hosts, parse_with, read_file};
 use crate::dns::{self, Answers, Source};
 
 /// A file as it was read, and what came of it.
@@ -13,6 +15,8 @@ use crate::dns::{self, Answers, Source};
 pub struct File {
     path: PathBuf,
     text: String,
+    /// The certificates and keys that it names, as they were.
+    files: HashMap<PathBuf, Vec<u8>>,
     /// What its names stand for.
     pub answers: Answers,
     pub config: Config,
@@ -28,20 +32,34 @@ impl File {
         let text = read_file(path)?;
         let names = hosts(&text, &|name| env::var(name));
         let answers = dns::resolve(source, names, known).await;
-        Self::new(path.to_owned(), text, answers)
+        Self::new(path.to_owned(), text, answers, &HashMap::new())
     }
 
-    /// The same file, not read again, with other answers about its names.
+    /// The same file, not read again and neither what it names, with other answers about its names.
     ///
     /// # Errors
     /// What is wrong with it now, such as two backends with one address.
     pub fn with(&self, answers: Answers) -> Result<Self, ConfigError> {
-        Self::new(self.path.clone(), self.text.clone(), answers)
+        Self::new(self.path.clone(), self.text.clone(), answers, &self.files)
     }
 
-    fn new(path: PathBuf, text: String, answers: Answers) -> Result<Self, ConfigError> {
+    fn new(
+        path: PathBuf,
+        text: String,
+        answers: Answers,
+        known: &HashMap<PathBuf, Vec<u8>>,
+    ) -> Result<Self, ConfigError> {
+        let read = RefCell::new(HashMap::new());
+        let files = |file: &Path| {
+            let bytes = match known.get(file) {
+                Some(bytes) => bytes.clone(),
+                None => std::fs::read(file)?,
+            };
+            read.borrow_mut().insert(file.to_owned(), bytes.clone());
+            Ok(bytes)
+        };
         let lookup = |host: &str, port| answers.lookup(host, port);
-        let config = match parse(&text, &|name| env::var(name), &lookup) {
+        let config = match parse_with(&text, &|name| env::var(name), &lookup, &files) {
             Ok(config) => config,
             Err(problems) => {
                 return Err(ConfigError::Invalid {
@@ -53,6 +71,7 @@ impl File {
         Ok(Self {
             path,
             text,
+            files: read.into_inner(),
             answers,
             config,
         })

@@ -9,6 +9,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 mod backend;
+mod certificate;
 mod check;
 mod diff;
 mod file;
@@ -18,22 +19,28 @@ mod model;
 mod pool;
 mod problem;
 mod resolve;
+mod routes;
 mod section;
 mod sections;
 mod show;
 mod suggest;
+mod tls;
 mod tree;
 mod value;
 mod variables;
 
+pub use certificate::{Authorities, Certificate, Files, Validity, common_name};
 pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use file::File;
 pub use model::{
-    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Limits,
-    Listener, Mode, Policy, Pool, PoolId, Prefix, Rate, Snat, Source, SourceLimits, Timeouts, Xdp,
+    Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Kind, Limits,
+    Listener, Mode, Policy, Pool, PoolId, Prefix, ProxyProtocol, Rate, Snat, Source, SourceLimits,
+    Sticky, Timeouts, WebSocket, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;
+pub use routes::Routes;
+pub use tls::{Clients, Tls};
 pub use value::show_duration;
 pub use variables::Environment;
 
@@ -96,15 +103,26 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-/// Parses the text of a file. Nothing outside is touched but through `environment` and `resolver`.
+/// Parses the text of a file. Nothing outside is touched but through `environment` and `resolver`, and the
+/// certificates and keys that it names are read.
 /// The error is every problem found, in the file's order.
 pub fn parse(
     text: &str,
     environment: Environment,
     resolver: Resolver,
 ) -> Result<Config, Vec<Problem>> {
+    parse_with(text, environment, resolver, &|file| std::fs::read(file))
+}
+
+/// The same, and nothing outside is touched but through these.
+pub fn parse_with(
+    text: &str,
+    environment: Environment,
+    resolver: Resolver,
+    files: Files,
+) -> Result<Config, Vec<Problem>> {
     let problems = Problems::new(text);
-    let config = read(text, environment, resolver, &problems);
+    let config = read(text, environment, resolver, files, &problems);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(problems.into_list()),
@@ -118,7 +136,8 @@ pub fn hosts(text: &str, environment: Environment) -> BTreeSet<String> {
         found.borrow_mut().insert(host.to_owned());
         Ok(Vec::new())
     };
-    let _ = parse(text, environment, &note);
+    let unread = |_: &Path| Err(std::io::ErrorKind::Unsupported.into());
+    let _ = parse_with(text, environment, &note, &unread);
     found.into_inner()
 }
 
@@ -126,6 +145,7 @@ fn read(
     text: &str,
     environment: Environment,
     resolver: Resolver,
+    files: Files,
     problems: &Problems,
 ) -> Option<Config> {
     let root = tree::Node {
@@ -133,12 +153,12 @@ fn read(
         value: tree::Value::Table(tree::read(text, environment, problems, None)?),
     };
     let root = &Section::new(problems, "the file", Some(&root), &SECTIONS);
-    let listeners = listener::read_all(problems, root);
+    let listeners = listener::read_all(problems, files, root);
     let pools = pool::read_all(problems, resolver, root);
     let uses_xdp = listeners.iter().any(|listener| match listener.datapath {
         Datapath::Xdp => true,
         // Nobody who wants XDP leaves its section out.
-        Datapath::Auto => root.get("xdp").is_some(),
+        Datapath::Auto => !listener.proxied && root.get("xdp").is_some(),
         Datapath::Proxy => false,
     });
     let snat = sections::snat(problems, root);

@@ -9,6 +9,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::routes::Routes;
+use super::tls::Tls;
+
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -30,6 +33,25 @@ impl Config {
         &self.pools[id.0]
     }
 
+    /// Whether clients of a listener may go to the pool with this index.
+    pub fn leads(&self, listener: &Listener, pool: usize) -> bool {
+        let by_name = |routes: &Routes| routes.0.iter().any(|(_, p)| *p == self.pools[pool].name);
+        listener.pool.0 == pool
+            || matches!(&listener.kind, Kind::TlsPassthrough(routes) if by_name(routes))
+    }
+
+    /// What doesn't keep the agent from running, but clients from being served.
+    pub fn warnings(&self) -> Vec<String> {
+        let now = std::time::SystemTime::now();
+        let of = |listener: &Listener| {
+            let complaints = listener.tls.iter().flat_map(|tls| tls.complaints(now));
+            complaints
+                .map(|c| format!("listener {}: {c}", listener.name))
+                .collect::<Vec<_>>()
+        };
+        self.listeners.iter().flat_map(of).collect()
+    }
+
     /// Says which data path serves the listeners that take either, once it is known whether XDP runs.
     pub fn settle(&mut self, xdp: bool) {
         for listener in &mut self.listeners {
@@ -48,6 +70,13 @@ impl Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub http: SocketAddr,
+    /// Asked for at `/stats`, together with [`Admin::STATS_USER`]; `None`: nobody is asked.
+    pub stats_password: Option<String>,
+}
+
+impl Admin {
+    /// Who may see the statistics.
+    pub const STATS_USER: &str = "stats";
 }
 
 /// `[agent]`: what tells two agents on one host apart, and where they keep things.
@@ -102,6 +131,8 @@ pub struct Bindings {
 pub struct Timeouts {
     /// From the client's first data to a whole client identifier.
     pub sniff: Duration,
+    /// For a TLS handshake.
+    pub handshake: Duration,
     /// For one attempt to connect to one backend, retransmitted SYNs included.
     pub connect: Duration,
     /// Added to 1.5 × the keep-alive of a CONNECT before an idle flow is ended.
@@ -204,18 +235,79 @@ impl SourceLimits {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub name: String,
-    /// At least one; no VIP occurs twice in a [`Config`].
+    pub kind: Kind,
+    /// At least one; no VIP occurs twice in a [`Config`]. 0.0.0.0 and [::] only with [`Datapath::Proxy`].
     pub bind: Vec<SocketAddr>,
     pub pool: PoolId,
     pub datapath: Datapath,
     pub source: Source,
-    /// Send a PROXY protocol v2 header in front of the client's CONNECT.
-    pub proxy_protocol: bool,
+    pub proxy_protocol: ProxyProtocol,
+    /// `None`: what clients send is not encrypted, or not to us. Not with [`Datapath::Xdp`].
+    pub tls: Option<Tls>,
+    pub sticky: Sticky,
     /// Balancers in front of this one, which must send a PROXY protocol header first. Not with
     /// [`Datapath::Xdp`].
     pub trusted_proxies: Vec<Prefix>,
     /// Most connections at a time; `None`: no limit of its own.
     pub max_flows: Option<u32>,
+}
+
+/// What clients speak to a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Mqtt,
+    /// MQTT over WebSocket.
+    Ws(WebSocket),
+    /// HTTP: WebSocket as above, the statistics, and the backends' dashboards.
+    Http {
+        websocket: WebSocket,
+        /// Port of the dashboards, on the backends' addresses.
+        dashboard: u16,
+    },
+    /// TLS that the backends end. Clients whose server has no route go to the listener's own pool.
+    TlsPassthrough(Routes),
+}
+
+/// MQTT over WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Of the URL; begins with `/`.
+    pub path: String,
+    /// The backends' port for it, on their addresses.
+    pub port: u16,
+}
+
+impl Kind {
+    /// As written in the file.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Ws(_) => "ws",
+            Self::Http { .. } => "http",
+            Self::TlsPassthrough(_) => "tls-passthrough",
+        }
+    }
+
+    /// Whether XDP can read what is needed of it.
+    pub fn suits_xdp(&self) -> bool {
+        matches!(self, Self::Mqtt | Self::TlsPassthrough(_))
+    }
+
+    /// Where WebSockets are to be had, if at all.
+    pub fn websocket(&self) -> Option<&WebSocket> {
+        match self {
+            Self::Mqtt | Self::TlsPassthrough(_) => None,
+            Self::Ws(websocket) | Self::Http { websocket, .. } => Some(websocket),
+        }
+    }
+
+    /// Port of the backends' dashboards, if they are to be had.
+    pub fn dashboard(&self) -> Option<u16> {
+        match self {
+            Self::Http { dashboard, .. } => Some(*dashboard),
+            Self::Mqtt | Self::Ws(_) | Self::TlsPassthrough(_) => None,
+        }
+    }
 }
 
 impl Listener {
@@ -226,6 +318,8 @@ impl Listener {
                 datapath: given @ (Datapath::Xdp | Datapath::Proxy),
                 ..
             } => Some(*given),
+            Self { kind, .. } if !kind.suits_xdp() => Some(Datapath::Proxy),
+            Self { tls: Some(_), .. } => Some(Datapath::Proxy),
             Self {
                 trusted_proxies, ..
             } if !trusted_proxies.is_empty() => Some(Datapath::Proxy),
@@ -242,6 +336,26 @@ pub enum Datapath {
     Auto,
     Xdp,
     Proxy,
+}
+
+/// The PROXY protocol header in front of the client's CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    Off,
+    V2,
+    /// With what the handshake told, the common name of the client's certificate excepted. Only with [`Tls`].
+    V2Ssl,
+    /// With the common name, too.
+    V2SslCn,
+}
+
+/// What a client is known by when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sticky {
+    /// The identifier in its CONNECT.
+    ClientId,
+    /// The common name of its certificate, if it has one. Only with [`Tls`].
+    Cn,
 }
 
 /// The source address that backends see.
@@ -377,6 +491,33 @@ impl Datapath {
             Datapath::Auto => "auto",
             Datapath::Xdp => "xdp",
             Datapath::Proxy => "proxy",
+        }
+    }
+}
+
+impl ProxyProtocol {
+    /// Whether there is a header at all.
+    pub fn is_sent(self) -> bool {
+        self != Self::Off
+    }
+
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::V2 => "v2",
+            Self::V2Ssl => "v2-ssl",
+            Self::V2SslCn => "v2-ssl-cn",
+        }
+    }
+}
+
+impl Sticky {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientId => "client-id",
+            Self::Cn => "cn",
         }
     }
 }

@@ -23,7 +23,12 @@ const DAY: Duration = Duration::from_secs(86_400);
 const CONNECT_OVERHEAD: u32 = 20;
 
 pub(super) fn admin(problems: &Problems, root: &Section) -> Admin {
-    let section = Section::new(problems, "[admin]", root.get("admin"), &["http"]);
+    let section = Section::new(
+        problems,
+        "[admin]",
+        root.get("admin"),
+        &["http", "stats_password"],
+    );
     let mut http = SocketAddr::from((Ipv4Addr::LOCALHOST, 8888));
     let example = "\"127.0.0.1:8888\"";
     if let Some(written) = section.text("http", example) {
@@ -36,7 +41,14 @@ pub(super) fn admin(problems: &Problems, root: &Section) -> Admin {
             ),
         }
     }
-    Admin { http }
+    let password = section.text("stats_password", "\"${STATS_PASSWORD:-}\"");
+    Admin {
+        http,
+        // Empty is what an unset variable leaves.
+        stats_password: password
+            .map(|at| at.value.to_owned())
+            .filter(|password| !password.is_empty()),
+    }
 }
 
 pub(super) fn agent(problems: &Problems, root: &Section) -> Agent {
@@ -187,6 +199,7 @@ pub(super) fn bindings(problems: &Problems, root: &Section) -> Bindings {
 pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
     let keys = [
         "sniff",
+        "handshake",
         "connect",
         "grace",
         "keepalive_least",
@@ -201,6 +214,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
     };
     Timeouts {
         sniff: read("sniff", SECOND, 600 * SECOND, 10 * SECOND),
+        handshake: read("handshake", SECOND, 600 * SECOND, 10 * SECOND),
         connect: read("connect", SECOND / 10, 120 * SECOND, 3 * SECOND),
         grace: read("grace", Duration::ZERO, 3600 * SECOND, 30 * SECOND),
         keepalive_least: read("keepalive_least", Duration::ZERO, DAY, Duration::ZERO),

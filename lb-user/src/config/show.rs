@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use super::model::{BackendAddress, Check, Policy, Prefix, Rate, SourceLimits};
+use super::model::{BackendAddress, Check, Kind, Policy, Prefix, Rate, SourceLimits};
 
 impl Display for BackendAddress {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -27,6 +27,25 @@ impl Display for Rate {
             write!(f, " burst {}", self.burst)?;
         }
         Ok(())
+    }
+}
+
+/// With what belongs to it.
+impl Display for Kind {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(self.as_str())?;
+        if let Self::TlsPassthrough(routes) = self {
+            for (server, pool) in &routes.0 {
+                write!(f, " {server}: {pool}")?;
+            }
+        }
+        if let Some(websocket) = self.websocket() {
+            write!(f, " {} :{}", websocket.path, websocket.port)?;
+        }
+        match self.dashboard() {
+            Some(port) => write!(f, ", dashboard :{port}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -179,8 +179,25 @@ pub(super) fn endpoint(text: &str) -> Result<Endpoint, Complaint> {
     }
 }
 
-/// `address:port` that clients can connect to.
-pub(super) fn vip(text: &str) -> Result<SocketAddr, Complaint> {
+/// `address:port` that clients can connect to. Where it is a `socket`'s, the address may stand for all.
+pub(super) fn vip(text: &str, socket: bool) -> Result<SocketAddr, Complaint> {
+    if let Ok(all) = text.parse::<SocketAddr>()
+        && all.ip().is_unspecified()
+        && all.port() != 0
+    {
+        return if socket {
+            Ok(SocketAddr::new(all.ip(), all.port()))
+        } else {
+            let help = "write one address, or datapath = \"proxy\"";
+            Err((
+                format!(
+                    "{} stands for every address, which XDP can't take",
+                    all.ip()
+                ),
+                help.into(),
+            ))
+        };
+    }
     match endpoint(text)? {
         Endpoint::Socket(socket) => Ok(socket),
         Endpoint::Host(host, port) => Err((
@@ -192,7 +209,7 @@ pub(super) fn vip(text: &str) -> Result<SocketAddr, Complaint> {
 
 /// A DNS name: labels of at most 63 letters, digits, - and _. One whose last label is a number is
 /// a mistyped IPv4 address (RFC 1123, section 2.1).
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -429,7 +446,7 @@ mod tests {
             assert!(advice.contains(help), "{text}: {advice}");
         }
         assert!(
-            vip("emqx1:1883")
+            vip("emqx1:1883", true)
                 .unwrap_err()
                 .0
                 .contains("a VIP is an address")

@@ -1,6 +1,7 @@
 //! What connections of the proxy ask the agent's loop, which alone decides.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use lb_common::layout::Verdict;
 use tokio::sync::{mpsc, oneshot};
@@ -36,14 +37,42 @@ pub struct Target {
     pub address: SocketAddr,
 }
 
+/// Whose dashboard a browser wants.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Number of the VIP.
+    pub listener: u8,
+    pub v4: bool,
+    /// Name of the node that it was at.
+    pub node: Option<String>,
+    /// In these slots are those that failed.
+    pub tried: Vec<u16>,
+}
+
+/// The node that it gets.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub slot: u16,
+    pub name: String,
+    /// Its address for MQTT.
+    pub address: SocketAddr,
+}
+
 /// A question or a report.
 pub enum Ask {
     /// May a client from there begin a connection? It is counted if so.
     Source(u8, IpAddr, oneshot::Sender<Result<(), Excess>>),
     /// May this client? It is counted if so.
     Admit(Client, oneshot::Sender<Result<(), Denied>>),
-    /// Which backend, other than those in these slots?
-    Choose(Client, Vec<u16>, oneshot::Sender<Result<Target, NoChoice>>),
+    /// Which backend, for the server that is asked for, other than those in these slots?
+    Choose(
+        Client,
+        Option<Arc<str>>,
+        Vec<u16>,
+        oneshot::Sender<Result<Target, NoChoice>>,
+    ),
+    /// Which node's dashboard? Nothing is counted.
+    Page(Wish, oneshot::Sender<Option<Page>>),
     /// A connection is open.
     Opened(Client, u16),
     /// An attempt failed.
@@ -83,11 +112,17 @@ impl Desk {
         self.ask(|answer| Ask::Admit(client, answer)).await
     }
 
+    pub async fn page(&self, wish: Wish) -> Option<Option<Page>> {
+        self.ask(|answer| Ask::Page(wish, answer)).await
+    }
+
     pub async fn choose(
         &self,
         client: Client,
+        server: Option<Arc<str>>,
         tried: Vec<u16>,
     ) -> Option<Result<Target, NoChoice>> {
-        self.ask(|answer| Ask::Choose(client, tried, answer)).await
+        self.ask(|answer| Ask::Choose(client, server, tried, answer))
+            .await
     }
 }

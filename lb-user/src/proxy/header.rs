@@ -1,7 +1,14 @@
-//! PROXY protocol headers, versions 1 and 2, that come from balancers in front of this one (HAProxy's
-//! `proxy-protocol.txt`, sections 2.1 and 2.2).
+//! PROXY protocol headers (HAProxy's `proxy-protocol.txt`): versions 1 and 2 that come from balancers in front of
+//! this one (sections 2.1 and 2.2), and version 2 for backends.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use lb_common::layout::Verdict;
+use lb_common::proxy_v2;
+use tokio::net::TcpStream;
+
+use super::tls::Session;
+use crate::config::ProxyProtocol;
 
 /// The longest header of version 1, its end included (section 2.1).
 const V1_MOST: usize = 107;
@@ -12,7 +19,7 @@ const V2_FIXED: usize = 16;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Header {
+enum Header {
     /// The beginning of a header.
     Incomplete,
     /// No header.
@@ -24,8 +31,37 @@ pub(super) enum Header {
     Addresses(usize, Option<(SocketAddr, SocketAddr)>),
 }
 
+/// Takes the header off a connection, which must begin with one, and nothing behind it. What it says of the
+/// client's and the VIP's address.
+pub(super) async fn take(tcp: &TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, Verdict> {
+    let mut bytes = Vec::new();
+    loop {
+        let taken = bytes.len();
+        let mut chunk = [0; 512];
+        let n = match tcp.peek(&mut chunk).await {
+            Ok(0) | Err(_) => return Err(Verdict::ClosedEarly),
+            Ok(n) => n,
+        };
+        bytes.extend_from_slice(&chunk[..n]);
+        let header = read(&bytes);
+        let belongs = match header {
+            Header::Incomplete => n,
+            Header::None | Header::Wrong => return Err(Verdict::RejectNotConnect),
+            Header::Addresses(len, _) => len - taken,
+        };
+        // It is there, so all of it comes at once.
+        match tcp.try_read(&mut chunk[..belongs]) {
+            Ok(read) if read == belongs => {}
+            _ => return Err(Verdict::ClosedEarly),
+        }
+        if let Header::Addresses(_, said) = header {
+            return Ok(said);
+        }
+    }
+}
+
 /// Reads the header at the beginning of a connection.
-pub(super) fn read(bytes: &[u8]) -> Header {
+fn read(bytes: &[u8]) -> Header {
     let begins = |start: &[u8]| {
         let n = start.len().min(bytes.len());
         bytes[..n] == start[..n]
@@ -110,10 +146,31 @@ fn v2(bytes: &[u8]) -> Header {
     }
 }
 
+/// The header for a backend: of what client at what VIP, and what its TLS handshake told.
+pub(super) fn write(
+    wanted: ProxyProtocol,
+    (from, to): (SocketAddr, SocketAddr),
+    session: Option<&Session>,
+) -> Vec<u8> {
+    match (wanted, session) {
+        (ProxyProtocol::Off, _) => Vec::new(),
+        (ProxyProtocol::V2Ssl | ProxyProtocol::V2SslCn, Some(session)) => {
+            let tls = session.told(wanted == ProxyProtocol::V2SslCn);
+            let mut header = [0; proxy_v2::MAX_TLS_LEN];
+            let len = proxy_v2::encode_tls(from, to, &tls, &mut header);
+            header[..len].to_vec()
+        }
+        _ => {
+            let mut header = [0; proxy_v2::MAX_LEN];
+            let len = proxy_v2::encode(from, to, &mut header);
+            header[..len].to_vec()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::proxy_v2;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

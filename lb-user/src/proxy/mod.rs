@@ -2,45 +2,55 @@
 //! two sockets and a task here; the rules are the same, and kept by the same loop ([`crate::agent`]).
 //!
 //! ```text
-//!  accept ──▶ silent ──▶ set-up: PROXY header, CONNECT ──▶ admitted? ──▶ choose, connect ──▶ relay
-//!                │ time-out, oldest first                    │ no            │ none left
-//!                ▼                                           ▼               ▼
-//!               RST                                       CONNACK, FIN     CONNACK, FIN
+//!  accept ──▶ silent ──▶ set-up: PROXY header, TLS, CONNECT ──▶ admitted? ──▶ choose, connect ──▶ relay
+//!                │ time-out, oldest first                         │ no            │ none left
+//!                ▼                                                ▼               ▼
+//!               RST                                            CONNACK, FIN     CONNACK, FIN
 //! ```
 //! - [`listening`]: the sockets that accept; [`silent`]: who hasn't said who it is, oldest first
 //! - [`set_up`]: from the first byte to a backend; [`header`]: PROXY headers that trusted balancers send
-//! - [`refuse`]: CONNACKs that refuse, and RSTs
-//! - [`relay`]: bytes both ways
+//! - [`refuse`]: CONNACKs that refuse
+//! - [`tls`]: the handshake, and what it tells
+//! - [`stream`]: a client's connection, TCP or TLS; [`relay`]: bytes both ways
 //! - [`desk`]: what connections ask the loop
 
+mod avoided;
 pub mod desk;
 mod header;
+mod http;
 mod listening;
 mod refuse;
 mod relay;
 mod set_up;
 mod silent;
+mod stream;
+mod tls;
+mod ws;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::admin::Pages;
 use crate::agent::limits::Shared as Rules;
-use crate::config::Prefix;
+use crate::config::{Kind, Prefix, ProxyProtocol, Sticky, Tls};
 use crate::dataplane::Proxied;
 use crate::setup::Settings;
+use avoided::Avoided;
 use desk::{Ask, Desk};
 pub use listening::{Bound, Front, Vip};
 use silent::Silent;
+use tls::Server;
 
 /// What connections have in common.
 struct Common {
     settings: RwLock<Settings>,
     /// By the VIP's number.
-    options: RwLock<HashMap<u8, Arc<Options>>>,
+    served: RwLock<HashMap<u8, Arc<Served>>>,
     rules: Rules,
     proxied: Arc<Proxied>,
     silent: Silent,
@@ -48,17 +58,34 @@ struct Common {
     /// State of the rate of refusals.
     refusals: Mutex<u64>,
     connecting: AtomicUsize,
+    avoided: Avoided,
+    /// Once there are any.
+    statistics: OnceLock<Pages>,
 }
 
 /// What is configured of a VIP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Send a PROXY header.
-    pub proxy_protocol: bool,
+    pub kind: Kind,
+    /// The PROXY header that backends get.
+    pub proxy_protocol: ProxyProtocol,
+    /// `None`: clients don't encrypt.
+    pub tls: Option<Tls>,
+    /// For a TLS handshake.
+    pub handshake: Duration,
+    /// What clients are known by.
+    pub sticky: Sticky,
     /// Who must send one.
     pub trusted: Vec<Prefix>,
     /// Source addresses towards backends; empty: the kernel's choice.
     pub sources: Vec<IpAddr>,
+}
+
+/// What is configured of a VIP, and made of it.
+#[derive(Debug)]
+struct Served {
+    options: Arc<Options>,
+    tls: Option<Arc<Server>>,
 }
 
 impl Common {
@@ -66,9 +93,9 @@ impl Common {
         *self.settings.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn options(&self, vip: u8) -> Option<Arc<Options>> {
-        let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
-        options.get(&vip).cloned()
+    fn served(&self, vip: u8) -> Option<Arc<Served>> {
+        let served = self.served.read().unwrap_or_else(PoisonError::into_inner);
+        served.get(&vip).cloned()
     }
 }
 

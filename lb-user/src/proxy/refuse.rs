@@ -4,57 +4,45 @@ use std::time::Duration;
 
 use lb_common::layout::Verdict;
 use lb_common::mqtt::{self, Protocol, Refused};
-use socket2::SockRef;
 use std::sync::PoisonError;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
 use super::Common;
+use super::stream::{Stream, read_more};
 use crate::dataplane::clock;
 
 /// How long a refused client has to close.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Closes with a RST.
-pub(super) fn reset(stream: TcpStream) {
-    // If it can't be set, the close is a FIN.
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-}
-
 /// Says no in MQTT's terms, then closes.
 pub(super) async fn refuse(
     common: &Common,
-    mut stream: TcpStream,
+    mut stream: Stream,
     protocol: Protocol,
     (verdict, why): (Verdict, Refused),
 ) {
     common.desk.count(verdict, 0).await;
     if !may_refuse(common) {
         common.desk.count(Verdict::RefusalLimited, 0).await;
-        return reset(stream);
+        return stream.reset();
     }
     let connack = mqtt::refusal(protocol, why);
     let told = async {
         stream.write_all(connack).await?;
         stream.shutdown().await?;
         // What it still sends would be answered with a RST, which may overtake the CONNACK.
-        let mut rest = [0; 512];
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut rest) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+        let mut rest = Vec::new();
+        while read_more(&mut stream, &mut rest, 512).await? > 0 {
+            rest.clear();
         }
+        std::io::Result::Ok(())
     };
     // Whether it has read it or not, it has gone then.
     let _ = tokio::time::timeout(LINGER, told).await;
 }
 
 /// Takes one of the refusals that may be sent in a second.
-fn may_refuse(common: &Common) -> bool {
+pub(super) fn may_refuse(common: &Common) -> bool {
     let Some(pace) = common.settings().refusals else {
         return false;
     };

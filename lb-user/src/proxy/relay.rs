@@ -1,21 +1,19 @@
 //! Bytes both ways, until both sides have closed, either breaks, or somebody ends the connection.
 //!
-//! A connection that is silent holds no buffer: it waits until a side can be read, borrows the thread's
-//! buffer and writes what it has read at once. Only what the other side doesn't take is kept, and then the
-//! sender is not read until it is gone. So TCP's own back-pressure reaches the sender.
+//! A connection that is silent holds no buffer: it borrows the thread's when a side can be read, and writes
+//! what it has read at once. Only what the other side doesn't take is kept, and then the sender is not read
+//! until it is gone. So TCP's own back-pressure reaches the sender.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::refuse::reset;
 use super::set_up::Open;
+use super::stream;
 use crate::dataplane::{From, Registered};
 
 /// Read at a time.
@@ -31,6 +29,8 @@ struct Way {
     /// Read and not yet written, from `written` on; empty most of the time, and then it holds no memory.
     kept: Vec<u8>,
     written: usize,
+    /// What was written may still be in the sink's own buffers, which TLS has.
+    unflushed: bool,
     /// The sender has closed; `done`: and the receiver was told.
     closed: bool,
     done: bool,
@@ -42,6 +42,7 @@ impl Way {
             from,
             kept,
             written: 0,
+            unflushed: false,
             closed: false,
             done: false,
         }
@@ -51,54 +52,56 @@ impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &TcpStream,
-        sink: &TcpStream,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
         registered: &Registered,
     ) -> Poll<io::Result<()>> {
         while !self.done {
             ready!(self.write_kept(cx, sink))?;
             if self.closed {
-                SockRef::from(sink).shutdown(Shutdown::Write)?;
+                ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
                 self.done = true;
                 break;
             }
-            ready!(source.poll_read_ready(cx))?;
-            BORROWED.with_borrow_mut(|buffer| match source.try_read(buffer) {
-                Ok(0) => {
+            ready!(BORROWED.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer))?;
+                let read = buffer.filled();
+                if read.is_empty() {
                     self.closed = true;
                     registered.live().ended(self.from);
-                    Ok(())
+                    return Poll::Ready(Ok(()));
                 }
-                Ok(n) => {
-                    registered.live().read(self.from, n);
-                    let written = match sink.try_write(&buffer[..n]) {
-                        Ok(written) => written,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                        Err(error) => return Err(error),
-                    };
-                    self.kept.extend_from_slice(&buffer[written..n]);
-                    Ok(())
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-                Err(error) => Err(error),
-            })?;
+                registered.live().read(self.from, read.len());
+                let written = match Pin::new(&mut *sink).poll_write(cx, read) {
+                    Poll::Ready(written) => written?,
+                    Poll::Pending => 0,
+                };
+                self.unflushed = true;
+                self.kept.extend_from_slice(&read[written..]);
+                Poll::Ready(io::Result::Ok(()))
+            }))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    fn write_kept(&mut self, cx: &mut Context<'_>, sink: &TcpStream) -> Poll<io::Result<()>> {
+    fn write_kept(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while self.written < self.kept.len() {
-            match sink.try_write(&self.kept[self.written..]) {
-                Ok(n) => self.written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(sink.poll_write_ready(cx))?;
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+            let rest = &self.kept[self.written..];
+            self.written += ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
+            self.unflushed = true;
         }
         if !self.kept.is_empty() {
             self.kept = Vec::new();
             self.written = 0;
+        }
+        if self.unflushed {
+            ready!(Pin::new(sink).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -107,13 +110,14 @@ impl Way {
 /// Relays a connection to its end.
 pub(super) async fn relay(open: Open) {
     let Open {
-        client,
-        backend,
+        mut client,
+        mut backend,
         first,
+        back,
         registered,
     } = open;
     let mut up = Way::new(From::Client, first);
-    let mut down = Way::new(From::Backend, Vec::new());
+    let mut down = Way::new(From::Backend, back);
     let orderly = {
         let mut cut = pin!(registered.cut());
         poll_fn(|cx| {
@@ -121,8 +125,8 @@ pub(super) async fn relay(open: Open) {
                 return Poll::Ready(false);
             }
             let (there, back) = (
-                up.poll(cx, &client, &backend, &registered),
-                down.poll(cx, &backend, &client, &registered),
+                up.poll(cx, &mut client, &mut backend, &registered),
+                down.poll(cx, &mut backend, &mut client, &registered),
             );
             match (there, back) {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
@@ -134,7 +138,7 @@ pub(super) async fn relay(open: Open) {
     };
     if !orderly {
         // One side broke, or was told to: the other hears it as TCP would say it.
-        reset(client);
-        reset(backend);
+        client.reset();
+        stream::reset(&backend);
     }
 }

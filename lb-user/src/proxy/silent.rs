@@ -74,6 +74,26 @@ impl Silent {
     }
 }
 
+impl Place {
+    /// It isn't silent for now.
+    pub fn leave(&mut self) -> Away {
+        Away(self.of.waiting().tasks.remove(&self.number))
+    }
+
+    /// It is again, and younger than all others.
+    pub fn come_back(&mut self, away: Away) {
+        let Some(task) = away.0 else { return };
+        let mut waiting = self.of.waiting();
+        self.number = waiting.next;
+        waiting.next += 1;
+        waiting.tasks.insert(self.number, task);
+    }
+}
+
+/// Of a place that is left for a while.
+#[derive(Debug)]
+pub struct Away(Option<AbortHandle>);
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.of.waiting().tasks.remove(&self.number);
@@ -111,5 +131,34 @@ mod tests {
         assert!(silent.give_up_oldest());
         assert_eq!(gone.recv().await, Some(1));
         assert_eq!(silent.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_was_away_is_the_youngest() {
+        let silent = Silent::new(9);
+        let places = Arc::new(Mutex::new(Vec::new()));
+        let tasks: Vec<_> = (0..2)
+            .map(|_| {
+                let mut task = None;
+                silent.begin(|place| {
+                    places.lock().unwrap().push(place);
+                    let spawned = tokio::spawn(std::future::pending::<()>());
+                    let handle = spawned.abort_handle();
+                    task = Some(spawned);
+                    handle
+                });
+                task.unwrap()
+            })
+            .collect();
+        let mut places = std::mem::take(&mut *places.lock().unwrap());
+        let away = places[0].leave();
+        assert_eq!(silent.count(), 1);
+        places[0].come_back(away);
+        assert_eq!(silent.count(), 2);
+        assert!(silent.give_up_oldest());
+        for (task, ended) in tasks.into_iter().zip([false, true]) {
+            let done = tokio::time::timeout(std::time::Duration::from_millis(200), task).await;
+            assert_eq!(done.is_ok(), ended);
+        }
     }
 }

@@ -9,8 +9,8 @@ use lb_common::cookie::NO_SCALE;
 use lb_common::layout::{Flow, FlowKey, State, Verdict, ticks};
 use lb_common::mqtt::Refused;
 use lb_common::options::Timestamps;
-use lb_common::proxy_v2;
 use lb_common::wire::{Emit, Packet, SynOptions, flag};
+use lb_common::{proxy_v2, tls};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// To the first retransmission of a SYN; doubles.
@@ -95,12 +95,18 @@ impl Connection {
         let (client, shared) = self
             .connect
             .map_or((0, 0), |connect| (connect.client, connect.shared));
+        let hello = tls::sniff(self.received.contiguous());
+        let server = match hello {
+            Ok(tls::Sniff::Hello(name)) if self.settings.tls => name,
+            _ => None,
+        };
         loop {
             let choice = cx.steering.choose(&Request {
                 listener: self.listener,
                 v4: self.key.is_v4(),
                 client,
                 shared,
+                server: server.as_ref().map(tls::Name::as_str),
                 tried: &self.tried,
             });
             let choice = match choice {

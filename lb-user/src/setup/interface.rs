@@ -55,6 +55,8 @@ pub struct Request<'a> {
     pub client: u64,
     /// Its hash under the key that all balancers share ([`crate::select::shared_hash`]), 0 for none.
     pub shared: u64,
+    /// The server that it asks for, if TLS is passed through.
+    pub server: Option<&'a str>,
     /// Slots that were tried for this client already.
     pub tried: &'a [u16],
 }
@@ -124,6 +126,8 @@ pub enum Failure {
     Silent,
     /// It knows every tuple that we tried from an older connection (RFC 5961 challenge ACKs).
     TupleInUse,
+    /// Another port of the node than its MQTT one failed, which says nothing about that.
+    OtherPort,
     /// It answered our SYN, but never acknowledged the first bytes.
     Stalled,
 }

@@ -25,6 +25,7 @@
 
 mod connect;
 mod connection;
+pub(crate) mod hello;
 mod icmp;
 mod interface;
 mod open;

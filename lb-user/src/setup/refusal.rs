@@ -39,6 +39,9 @@ impl Connection {
         why: Refused,
     ) {
         cx.count(verdict);
+        if self.settings.tls {
+            return self.abandon(cx);
+        }
         let pace = cx.settings.refusals;
         let Some(next) = pace.and_then(|pace| pace.take(*cx.refusals, cx.now)) else {
             cx.count(Verdict::RefusalLimited);

@@ -29,6 +29,8 @@ pub struct ListenerSettings {
     pub source: Source,
     /// Put a PROXY protocol v2 header in front.
     pub proxy_protocol: bool,
+    /// Clients speak TLS, which is passed through: a ClientHello comes in place of the CONNECT.
+    pub tls: bool,
 }
 
 /// Settings for all connections. Times in nanoseconds.

@@ -2,10 +2,12 @@
 //! identifier.
 
 use super::connection::{Connect, Connection, Context, Phase, later};
+use super::hello;
 use super::interface::{Datapath, Steering};
 use crate::select::shared_hash;
 use lb_common::layout::{Flow, Hop, State, Verdict, flags};
-use lb_common::mqtt::{self, Reject, Sniff};
+use lb_common::mqtt::{self, Protocol, Reject, Sniff};
+use lb_common::tls;
 use lb_common::wire::{Packet, flag};
 
 /// The verdict that counts a reason.
@@ -96,6 +98,9 @@ impl Connection {
 
     /// Reads what has come.
     fn sniff<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        if self.settings.tls {
+            return self.sniff_hello(cx);
+        }
         let first_bytes = self.received.contiguous();
         match mqtt::sniff_within(first_bytes, &cx.settings.mqtt) {
             Err(reject) => self.reject(cx, verdict(reject)),
@@ -117,16 +122,47 @@ impl Connection {
             }
             // The client may wait for an acknowledgement before it sends the rest (RFC 896). These
             // bytes are ours from now on. A duplicate is acknowledged again: ours may be lost.
-            Ok(Sniff::Incomplete) if !first_bytes.is_empty() => {
-                let owned = first_bytes.len();
-                if self.acknowledged == 0 && !self.note_owned(cx) {
-                    return;
-                }
-                self.acknowledged = owned;
-                let (seq, ack) = (self.cookie.wrapping_add(1), self.ack_of_all());
-                self.send_to_client(cx, seq, ack, flag::ACK, &[]);
-            }
+            Ok(Sniff::Incomplete) if !first_bytes.is_empty() => self.own(cx),
             Ok(Sniff::Incomplete) => {}
+        }
+    }
+
+    /// Acknowledges what has come.
+    fn own<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        let owned = self.received.contiguous().len();
+        if self.acknowledged == 0 && !self.note_owned(cx) {
+            return;
+        }
+        self.acknowledged = owned;
+        let (seq, ack) = (self.cookie.wrapping_add(1), self.ack_of_all());
+        self.send_to_client(cx, seq, ack, flag::ACK, &[]);
+    }
+
+    /// The same with a ClientHello. Its client hears nothing of refusals but a RST: the TLS is not ours.
+    fn sniff_hello<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
+        let first_bytes = self.received.contiguous();
+        match tls::sniff(first_bytes) {
+            Err(reject) => self.reject(cx, hello::verdict(reject)),
+            Ok(tls::Sniff::Hello(server)) => {
+                let name = hello::known_by(&self.key.src, server.as_ref());
+                self.connect = Some(Connect {
+                    protocol: Protocol::V311,
+                    // TLS doesn't say.
+                    keep_alive: 0,
+                    client: cx.settings.client_hash(&name),
+                    shared: shared_hash(&name),
+                    complete: true,
+                });
+                self.admit(cx);
+            }
+            Ok(tls::Sniff::Incomplete) if self.received.ended() => {
+                self.reject(cx, Verdict::ClosedEarly);
+            }
+            Ok(tls::Sniff::Incomplete) if first_bytes.len() >= cx.settings.sniff_bytes => {
+                self.reject(cx, Verdict::RejectOversizedPacket);
+            }
+            Ok(tls::Sniff::Incomplete) if !first_bytes.is_empty() => self.own(cx),
+            Ok(tls::Sniff::Incomplete) => {}
         }
     }
 

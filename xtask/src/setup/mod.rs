@@ -4,6 +4,8 @@
 //! Debian and Ubuntu the missing pieces are installed; elsewhere the exact commands are printed.
 
 mod apt;
+pub mod archive;
+mod clients;
 mod distro;
 mod linker;
 mod newer;
@@ -27,6 +29,10 @@ pub enum Need {
     Kernel,
     /// To run the tests of docker-compose.yml.
     Compose,
+    /// To run the tests with clients of others.
+    Clients,
+    /// To compare with.
+    Bench,
     /// To boot other kernels.
     Vm,
     /// To build the static program.
@@ -60,10 +66,18 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if needs.contains(&Need::Kernel) {
         bpffs()?;
     }
+    if needs.contains(&Need::Clients) {
+        clients::ensure()?;
+    }
     if needs.contains(&Need::Compose) {
         newer::ensure()?;
     }
     Ok(())
+}
+
+/// Whether this is one of the systems where what is missing is installed.
+pub fn installs_by_itself() -> bool {
+    Distro::detect().family == Family::Debian && root::find("apt-get").is_some()
 }
 
 fn install(missing: &[&tools::Tool], build_linker: bool) -> Result<()> {
@@ -71,7 +85,7 @@ fn install(missing: &[&tools::Tool], build_linker: bool) -> Result<()> {
     for tool in missing {
         eprintln!("xtask: {} is missing: {}", name(tool.proof), tool.purpose);
     }
-    if distro.family != Family::Debian || root::find("apt-get").is_none() {
+    if !installs_by_itself() {
         bail!("{}", by_hand(missing, build_linker, &distro));
     }
     if !missing.is_empty() {
@@ -143,8 +157,7 @@ fn rust_src() -> Result<()> {
         .context("the sources of `core` are missing (rustup's component rust-src)")
 }
 
-/// The standard library for the static program. It brings musl along; no C compiler is needed, because no
-/// library of ours has C in it.
+/// The standard library for the static program. It brings musl along.
 fn rust_std() -> Result<()> {
     let target = crate::dist::target();
     rustup(&target, ["target", "add", &target])

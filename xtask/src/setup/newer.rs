@@ -3,16 +3,14 @@
 //! nothing is installed, and apt's own lists and sources stay as they are.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{root, workspace};
+use super::archive::{Archive, output};
+use crate::workspace;
 
 const PACKAGES: [&str; 2] = ["haproxy", "docker-compose"];
-
-/// Debian's archive is signed with one of these keys.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Why there is nothing, for the tests to tell.
 const UNAVAILABLE: &str = "UNAVAILABLE";
@@ -59,20 +57,10 @@ pub fn ensure() -> Result<()> {
 
 /// Downloads the packages with their libraries into `work`, and returns the directory they are unpacked in.
 fn unpack(work: &Path) -> Result<PathBuf> {
-    for program in ["apt-get", "dpkg"] {
-        if root::find(program).is_none() {
-            bail!("there is no {program} here to get packages of Debian unstable with");
-        }
-    }
-    if !Path::new(KEYRING).exists() {
-        bail!(
-            "{KEYRING} is missing (package debian-archive-keyring): Debian's packages can't be verified"
-        );
-    }
-    let config = configure(work)?;
-    output(apt(&config).arg("update")).context("read the package lists of Debian unstable")?;
+    let archive = Archive::open(work, &["http://deb.debian.org/debian unstable"])?;
     let plan = output(
-        apt(&config)
+        archive
+            .command("apt-get")
             .args(["install", "--simulate", "--no-install-recommends"])
             .args(PACKAGES),
     )
@@ -81,7 +69,8 @@ fn unpack(work: &Path) -> Result<PathBuf> {
     let debs = work.join("debs");
     std::fs::create_dir(&debs)?;
     output(
-        apt(&config)
+        archive
+            .command("apt-get")
             .arg("download")
             .args(&packages)
             .current_dir(&debs),
@@ -95,57 +84,12 @@ fn unpack(work: &Path) -> Result<PathBuf> {
     Ok(unpacked)
 }
 
-/// A configuration of apt with everything in `work`, as if nothing was installed.
-fn configure(work: &Path) -> Result<PathBuf> {
-    for directory in ["lists/partial", "cache/archives/partial"] {
-        std::fs::create_dir_all(work.join(directory))?;
-    }
-    std::fs::write(work.join("status"), "")?;
-    std::fs::write(
-        work.join("sources.list"),
-        format!("deb [signed-by={KEYRING}] http://deb.debian.org/debian unstable main\n"),
-    )?;
-    let shown = work.display();
-    let config = work.join("apt.conf");
-    std::fs::write(
-        &config,
-        format!(
-            "Dir::Etc::sourcelist \"{shown}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
-             Dir::Etc::preferencesparts \"/dev/null\";\nDir::Etc::preferences \"/dev/null\";\n\
-             Dir::State::lists \"{shown}/lists\";\nDir::State::status \"{shown}/status\";\n\
-             Dir::Cache \"{shown}/cache\";\nAPT::Default-Release \"\";\nAPT::Sandbox::User \"root\";\n\
-             Acquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
-             Acquire::Retries \"2\";\nAcquire::http::Timeout \"30\";\n"
-        ),
-    )?;
-    Ok(config)
-}
-
-fn apt(config: &Path) -> Command {
-    let mut apt = Command::new("apt-get");
-    apt.env("APT_CONFIG", config).env("LC_ALL", "C.UTF-8");
-    apt
-}
-
 /// Of what apt would install, the programs and the libraries: the rest is for a system of its own.
 fn needed(plan: &str) -> Vec<&str> {
     plan.lines()
         .filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next())
         .filter(|name| PACKAGES.contains(name) || name.starts_with("lib") || *name == "zlib1g")
         .collect()
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let shown = workspace::show(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start `{shown}`"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("`{shown}` failed ({}): {}", output.status, said.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

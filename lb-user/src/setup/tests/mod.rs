@@ -4,6 +4,7 @@ mod backend;
 mod client;
 mod crash;
 mod failures;
+mod hello;
 mod kernel;
 mod late;
 mod limits;

@@ -29,6 +29,7 @@ pub const LISTENER: ListenerSettings = ListenerSettings {
     sack: true,
     source: Source::Snat,
     proxy_protocol: false,
+    tls: false,
 };
 
 /// Builds a frame.
@@ -139,6 +140,7 @@ pub struct FakeSteering {
     pub choices: Vec<Choice>,
     pub clients: Vec<u64>,
     pub shared: Vec<u64>,
+    pub servers: Vec<Option<String>>,
     pub opened: Vec<(u8, u16, u64)>,
     pub failed: Vec<(u16, Failure)>,
     pub capabilities: Vec<(u16, Offered)>,
@@ -156,6 +158,7 @@ impl Steering for FakeSteering {
     fn choose(&mut self, request: &Request<'_>) -> Result<Choice, NoChoice> {
         self.clients.push(request.client);
         self.shared.push(request.shared);
+        self.servers.push(request.server.map(str::to_owned));
         let fits = |c: &&Choice| {
             !self.out_of_service.contains(&c.slot)
                 && (c.address[..12] == lb_common::layout::V4_MAPPED) == request.v4

@@ -1,15 +1,15 @@
 //! `cargo xtask verify`: what the verifier says about the programs, here and in other kernels.
 
-mod kernel;
-mod vm;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::root;
+use crate::vm::guest::{Acceleration, Guest};
+use crate::vm::kernel::{self, Kernel};
 use crate::workspace::{Metadata, cargo, show};
+use crate::{root, vm};
 
 /// The verifier gives up at a million instructions; newer kernels walk more than older ones, so a
 /// program stays well below.
@@ -17,9 +17,9 @@ const LIMIT: u32 = 400_000;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Instead of this kernel: boot the distribution's newest kernel of this series, such as 6.1,
-    /// under software emulation (repeatable)
-    #[arg(long = "kernel", value_name = "SERIES")]
+    /// Instead of this kernel: boot the newest of a series of Debian 12, such as 6.1, or "newest" (Debian unstable),
+    /// in a virtual machine; repeatable
+    #[arg(long = "kernel", value_name = "KERNEL")]
     pub kernels: Vec<String>,
 }
 
@@ -37,13 +37,10 @@ pub fn run(args: &Args) -> Result<()> {
     if args.kernels.is_empty() {
         return report("this kernel", &verify_here(&loader)?);
     }
-    let directory = Metadata::read()?.target_directory()?.join("kernels");
     let mut failed = Vec::new();
     for series in &args.kernels {
-        let verdict = kernel::fetch(series, &directory).and_then(|kernel| {
-            let output = vm::run(&kernel.image, &loader, &directory)?;
-            report(&kernel.package, &parse(&output)?)
-        });
+        let verdict = kernel::fetch(series, &vm::kernels()?)
+            .and_then(|kernel| report(&kernel.name, &verify_elsewhere(&kernel, &loader)?));
         if let Err(error) = verdict {
             eprintln!("xtask: kernel {series}: {error:#}");
             failed.push(series.as_str());
@@ -65,7 +62,11 @@ pub fn gate() -> Result<()> {
     })
 }
 
-fn build_loader() -> Result<PathBuf> {
+/// Builds what loads the programs.
+///
+/// # Errors
+/// The build failed.
+pub fn build_loader() -> Result<PathBuf> {
     cargo([
         "build",
         "--release",
@@ -79,7 +80,7 @@ fn build_loader() -> Result<PathBuf> {
         .join("release/examples/load"))
 }
 
-fn verify_here(loader: &std::path::Path) -> Result<Vec<Verified>> {
+fn verify_here(loader: &Path) -> Result<Vec<Verified>> {
     let mut command = root::command(loader, "to load the XDP programs into the kernel", &[])?;
     let output = command
         .stderr(Stdio::inherit())
@@ -89,6 +90,27 @@ fn verify_here(loader: &std::path::Path) -> Result<Vec<Verified>> {
         bail!("this kernel does not take the programs ({})", output.status);
     }
     parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn verify_elsewhere(kernel: &Kernel, loader: &Path) -> Result<Vec<Verified>> {
+    let directory = vm::directory()?;
+    let guest = Guest {
+        kernel,
+        acceleration: Acceleration::detect(),
+        name: "verify",
+        directory: &directory,
+        megabytes: 1536,
+        devices: Vec::new(),
+        job: &vm::quoted(loader),
+        limit: Duration::from_secs(300),
+    };
+    let mut output = String::new();
+    let code = guest.run(|line| output.extend([line, "\n"]))?;
+    if code != 0 {
+        bail!("{}", output.trim());
+    }
+    std::fs::remove_dir_all(&directory).context("clean up")?;
+    parse(&output)
 }
 
 /// `output` is what the loader prints: "name instructions" a line.

@@ -1,0 +1,68 @@
+//! Everybody comes at once and stays: how long until all are served.
+
+use anyhow::{Result, ensure};
+
+use super::{Metric, Scale, Scenario, Values, cpu, every, higher, lower};
+use crate::bench::cpu::Used;
+use crate::bench::load::{dial, percentile};
+use crate::bench::systems::Arena;
+
+/// Connects under way: the listening queues of those that have some are larger.
+const WINDOW: usize = 2_000;
+
+const METRICS: &[Metric] = &[
+    lower("seconds", "until everybody is connected", "s"),
+    higher("rate", "connections", "1/s"),
+    lower("cpu", "CPU per connection", "µs"),
+    lower("p50", "connect to CONNACK, p50", "µs"),
+    lower("p99", "connect to CONNACK, p99", "µs"),
+    lower("failed", "failed", ""),
+];
+
+pub const KNOWN: Scenario = Scenario {
+    name: "storm-known",
+    title: "Connect storm: clients that have been here",
+    metrics: METRICS,
+    applies: every,
+    rounds: |scale| scale.rounds,
+    measure: |arena, scale, _| {
+        arena.know(scale.known)?;
+        let mut ids = (0..scale.storm.min(scale.known)).map(Arena::known_id);
+        let (dialled, used) = arena.dial(&mut ids, dial::Plan::keep(WINDOW))?;
+        values(arena, &dialled, used, scale)
+    },
+};
+
+pub const NEW: Scenario = Scenario {
+    name: "storm-new",
+    title: "Connect storm: clients that nobody knows",
+    metrics: METRICS,
+    applies: every,
+    rounds: |scale| scale.rounds,
+    measure: |arena, scale, _| {
+        let (dialled, used) = arena.dial_new(scale.storm, dial::Plan::keep(WINDOW))?;
+        values(arena, &dialled, used, scale)
+    },
+};
+
+fn values(arena: &Arena, dialled: &dial::Dialled, used: Used, scale: &Scale) -> Result<Values> {
+    ensure!(
+        dialled.connected * 2 > scale.storm as u64,
+        "{} of {} connects failed: {:?}",
+        dialled.failed,
+        scale.storm,
+        dialled.failure
+    );
+    let seconds = dialled.elapsed.as_secs_f64();
+    let mut values = Values::from([
+        ("seconds", seconds),
+        ("rate", dialled.connected as f64 / seconds),
+        ("p50", percentile(&dialled.latencies, 0.5)),
+        ("p99", percentile(&dialled.latencies, 0.99)),
+        ("failed", dialled.failed as f64),
+    ]);
+    cpu(&mut values, used, dialled.connected);
+    dial::leave(&dialled.held);
+    arena.settle()?;
+    Ok(values)
+}
