@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{Metadata, cargo_command, show};
-use crate::{dist, lint, root, run, verify, vm};
+use crate::{dist, lint, root, run, verify};
 
 /// The end-to-end tests build namespaces and start processes: a few at a time.
 const ROOT_TEST_THREADS: &str = "--test-threads=4";
@@ -56,9 +56,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.filters.is_empty() {
         report.step("verifier", |_| verify::gate());
-        if !args.quick {
-            report.step("other kernels", vm::gate);
-        }
     }
     if !args.filters.is_empty() && report.ran() == 0 {
         bail!("no test's name contains {}", args.filters.join(" or "));

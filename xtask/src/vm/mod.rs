@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::setup::{self, Need};
 use crate::test::Totals;
 use crate::workspace::Metadata;
 use guest::{Acceleration, Guest};
@@ -81,29 +80,6 @@ pub fn run(args: &Args) -> Result<()> {
         return vagrant::run(&args.kernels, &args.filters);
     }
     in_guests(args, &mut Totals::default())
-}
-
-/// What continuous integration has time for, on the kernels that are supported longest.
-///
-/// # Errors
-/// As for [`run`].
-pub fn gate(totals: &mut Totals) -> Result<()> {
-    if !cfg!(target_arch = "x86_64") || !setup::installs_by_itself() {
-        println!(
-            "left out: other kernels, whose packages and machines need Debian or Ubuntu on x86_64"
-        );
-        return Ok(());
-    }
-    setup::ensure(&[Need::Vm])?;
-    let args = Args {
-        qemu: true,
-        kernels: KERNELS.map(str::to_owned).to_vec(),
-        parts: vec![Part::Guests],
-        quick: true,
-        acceleration: None,
-        filters: Vec::new(),
-    };
-    in_guests(&args, totals)
 }
 
 fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
