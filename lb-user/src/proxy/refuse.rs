@@ -17,32 +17,36 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Says no in MQTT's terms, then closes.
 pub(super) async fn refuse(
     common: &Common,
-    mut stream: Stream,
+    stream: Stream,
     protocol: Protocol,
     (verdict, why): (Verdict, Refused),
 ) {
     common.desk.count(verdict, 0).await;
+    end(common, stream, mqtt::refusal(protocol, why)).await;
+}
+
+/// Sends the last words, and waits a little for the client to close.
+pub(super) async fn end(common: &Common, mut stream: Stream, last: &[u8]) {
     if !may_refuse(common) {
         common.desk.count(Verdict::RefusalLimited, 0).await;
         return stream.reset();
     }
-    let connack = mqtt::refusal(protocol, why);
     let told = async {
-        stream.write_all(connack).await?;
+        stream.write_all(last).await?;
         stream.shutdown().await?;
-        // What it still sends would be answered with a RST, which may overtake the CONNACK.
+        // What it still sends would be answered with a RST, which may overtake the last words.
         let mut rest = Vec::new();
         while read_more(&mut stream, &mut rest, 512).await? > 0 {
             rest.clear();
         }
         std::io::Result::Ok(())
     };
-    // Whether it has read it or not, it has gone then.
+    // Whether it has read them or not, it has gone then.
     let _ = tokio::time::timeout(LINGER, told).await;
 }
 
 /// Takes one of the refusals that may be sent in a second.
-pub(super) fn may_refuse(common: &Common) -> bool {
+fn may_refuse(common: &Common) -> bool {
     let Some(pace) = common.settings().refusals else {
         return false;
     };

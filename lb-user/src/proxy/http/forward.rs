@@ -163,7 +163,6 @@ impl Session {
         let port = self.arrived.addresses.0.port();
         let connected = async {
             let mut tcp = dial(address, &self.options, port).await.ok()?;
-            let _ = tcp.set_nodelay(true);
             let header = proxy_header(&self.options, &self.arrived);
             tcp.write_all(&header).await.ok()?;
             let mut builder = Builder::new();

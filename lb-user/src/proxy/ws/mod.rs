@@ -23,6 +23,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::http::headers::Forwarded;
+use super::refuse::end;
 use super::set_up::{
     self, Arrived, Attempt, Counted, Open, Read, connect, dial, opened, proxy_header, sort,
 };
@@ -74,7 +75,7 @@ pub(super) async fn set_up(
         }
         Err(Ended::Closed(payload)) => {
             common.desk.count(Verdict::ClosedEarly, 0).await;
-            closing::end(common, stream, closing::frame(Kind::Close, &payload)).await;
+            end(common, stream, &closing::frame(Kind::Close, &payload)).await;
             return None;
         }
         Err(Ended::Wrong(verdict, code)) => {
@@ -133,7 +134,6 @@ impl set_up::Dialler for Dialler<'_> {
 
     async fn attempt(&self, address: SocketAddr) -> Result<Self::Opened, Attempt> {
         let mut tcp = dial(address, self.options, self.port).await.map_err(sort)?;
-        let _ = tcp.set_nodelay(true);
         tcp.write_all(&self.header).await.map_err(sort)?;
         let upgraded = backend::upgrade(tcp, self.request.clone(), self.granted).await;
         upgraded.ok_or(Attempt::Failed(Failure::Refused))
