@@ -188,7 +188,6 @@ pub(super) async fn opened(
     backend: &TcpStream,
     slot: u16,
 ) -> Option<Registered> {
-    let _ = backend.set_nodelay(true);
     let backend = (backend.local_addr().ok()?, backend.peer_addr().ok()?);
     common.desk.tell(Ask::Opened(read.client, slot)).await;
     let registered = common.proxied.register(&Opened {
@@ -256,29 +255,17 @@ async fn read(
             Ok(0) | Err(_) => return Err(Verdict::ClosedEarly),
             Ok(_) => {}
         }
-        let full = bytes.len() >= settings.sniff_bytes;
-        if passed {
-            match tls::sniff(&bytes) {
-                Err(reject) => return Err(hello::verdict(reject)),
-                Ok(tls::Sniff::Incomplete) if full => return Err(Verdict::RejectOversizedPacket),
-                Ok(tls::Sniff::Incomplete) => {}
-                Ok(tls::Sniff::Hello(server)) => {
-                    let read = Read::of_hello(settings, arrived, server.as_ref());
-                    return Ok(Read { bytes, ..read });
-                }
-            }
-            continue;
-        }
-        match mqtt::sniff_within(&bytes, &settings.mqtt) {
-            Err(reject) => return Err(verdict(reject)),
-            Ok(Sniff::Incomplete) if full => {
+        let read = if passed {
+            Read::of_hello(settings, arrived, &bytes)?
+        } else {
+            Read::of_connect(settings, arrived, &bytes)?
+        };
+        match read {
+            Some(read) => return Ok(Read { bytes, ..read }),
+            None if bytes.len() >= settings.sniff_bytes => {
                 return Err(Verdict::RejectOversizedPacket);
             }
-            Ok(Sniff::Incomplete) => {}
-            Ok(Sniff::Connect(connect)) => {
-                let read = Read::new(settings, arrived, &connect);
-                return Ok(Read { bytes, ..read });
-            }
+            None => {}
         }
     }
 }
@@ -302,11 +289,33 @@ impl Read {
         }
     }
 
-    /// What a ClientHello says, without its bytes.
-    fn of_hello(settings: &Settings, arrived: &Arrived, server: Option<&tls::Name>) -> Self {
+    /// What a client's first bytes say, without them; `None`: more has to come.
+    fn of_connect(
+        settings: &Settings,
+        arrived: &Arrived,
+        bytes: &[u8],
+    ) -> Result<Option<Self>, Verdict> {
+        match mqtt::sniff_within(bytes, &settings.mqtt) {
+            Err(reject) => Err(verdict(reject)),
+            Ok(Sniff::Incomplete) => Ok(None),
+            Ok(Sniff::Connect(connect)) => Ok(Some(Self::new(settings, arrived, &connect))),
+        }
+    }
+
+    /// The same of a ClientHello.
+    fn of_hello(
+        settings: &Settings,
+        arrived: &Arrived,
+        bytes: &[u8],
+    ) -> Result<Option<Self>, Verdict> {
+        let server = match tls::sniff(bytes) {
+            Err(reject) => return Err(hello::verdict(reject)),
+            Ok(tls::Sniff::Incomplete) => return Ok(None),
+            Ok(tls::Sniff::Hello(server)) => server,
+        };
         let (client, vip) = arrived.addresses;
-        let name = hello::known_by(&mapped(client.ip()), server);
-        Self {
+        let name = hello::known_by(&mapped(client.ip()), server.as_ref());
+        Ok(Some(Self {
             client: Client {
                 listener: arrived.vip,
                 v4: vip.is_ipv4(),
@@ -319,7 +328,7 @@ impl Read {
             keep_alive: 0,
             server: server.map(|name| Arc::from(name.as_str())),
             bytes: Vec::new(),
-        }
+        }))
     }
 }
 
@@ -441,7 +450,7 @@ pub(super) async fn connect<D: Dialler>(
     }
 }
 
-/// Connects, from one of our source addresses if there are any of the family.
+/// Connects, from one of our source addresses if there are any of the family. Small packets go out at once.
 pub(super) async fn dial(to: SocketAddr, options: &Options, spread: u16) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() {
         TcpSocket::new_v4()?
@@ -458,6 +467,7 @@ pub(super) async fn dial(to: SocketAddr, options: &Options, spread: u16) -> io::
         bind_address_no_port(&socket)?;
         socket.bind(SocketAddr::new(*ours[usize::from(spread) % ours.len()], 0))?;
     }
+    let _ = socket.set_nodelay(true);
     socket.connect(to).await
 }
 

@@ -4,6 +4,7 @@
 use super::connection::{Connect, Connection, Context, Phase, later};
 use super::hello;
 use super::interface::{Datapath, Steering};
+use super::settings::Settings;
 use crate::select::shared_hash;
 use lb_common::layout::{Flow, Hop, State, Verdict, flags};
 use lb_common::mqtt::{self, Protocol, Reject, Sniff};
@@ -24,6 +25,47 @@ pub(crate) const fn verdict(reject: Reject) -> Verdict {
         Reject::EmptyClientId => Verdict::RejectEmptyClientId,
         Reject::OversizedClientId => Verdict::RejectOversizedClientId,
         Reject::BadPayload => Verdict::RejectPayload,
+    }
+}
+
+impl Connect {
+    /// From a client's first bytes; `None`: more has to come.
+    pub fn read(settings: &Settings, first_bytes: &[u8]) -> Result<Option<Self>, Verdict> {
+        match mqtt::sniff_within(first_bytes, &settings.mqtt) {
+            Err(reject) => Err(verdict(reject)),
+            Ok(Sniff::Incomplete) => Ok(None),
+            Ok(Sniff::Connect(connect)) => Ok(Some(Self {
+                protocol: connect.protocol,
+                keep_alive: connect.keep_alive,
+                client: settings.client_hash(connect.client_id),
+                shared: shared_hash(connect.client_id),
+                complete: connect.complete,
+            })),
+        }
+    }
+
+    /// The same from the ClientHello of a client at `address`. It hears nothing of refusals but a RST: the TLS is
+    /// not ours.
+    fn read_hello(
+        settings: &Settings,
+        address: &[u8; 16],
+        first_bytes: &[u8],
+    ) -> Result<Option<Self>, Verdict> {
+        match tls::sniff(first_bytes) {
+            Err(reject) => Err(hello::verdict(reject)),
+            Ok(tls::Sniff::Incomplete) => Ok(None),
+            Ok(tls::Sniff::Hello(server)) => {
+                let name = hello::known_by(address, server.as_ref());
+                Ok(Some(Self {
+                    protocol: Protocol::V311,
+                    // TLS doesn't say.
+                    keep_alive: 0,
+                    client: settings.client_hash(&name),
+                    shared: shared_hash(&name),
+                    complete: true,
+                }))
+            }
+        }
     }
 }
 
@@ -98,71 +140,36 @@ impl Connection {
 
     /// Reads what has come.
     fn sniff<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
-        if self.settings.tls {
-            return self.sniff_hello(cx);
-        }
         let first_bytes = self.received.contiguous();
-        match mqtt::sniff_within(first_bytes, &cx.settings.mqtt) {
-            Err(reject) => self.reject(cx, verdict(reject)),
-            Ok(Sniff::Connect(connect)) => {
-                self.connect = Some(Connect {
-                    protocol: connect.protocol,
-                    keep_alive: connect.keep_alive,
-                    client: cx.settings.client_hash(connect.client_id),
-                    shared: shared_hash(connect.client_id),
-                    complete: connect.complete,
-                });
+        let read = if self.settings.tls {
+            Connect::read_hello(cx.settings, &self.key.src, first_bytes)
+        } else {
+            Connect::read(cx.settings, first_bytes)
+        };
+        match read {
+            Err(verdict) => self.reject(cx, verdict),
+            Ok(Some(connect)) => {
+                self.connect = Some(connect);
                 self.admit(cx);
             }
-            Ok(Sniff::Incomplete) if self.received.ended() => {
+            Ok(None) if self.received.ended() => {
                 self.reject(cx, Verdict::ClosedEarly);
             }
-            Ok(Sniff::Incomplete) if first_bytes.len() >= cx.settings.sniff_bytes => {
+            Ok(None) if first_bytes.len() >= cx.settings.sniff_bytes => {
                 self.reject(cx, Verdict::RejectOversizedPacket);
             }
             // The client may wait for an acknowledgement before it sends the rest (RFC 896). These
             // bytes are ours from now on. A duplicate is acknowledged again: ours may be lost.
-            Ok(Sniff::Incomplete) if !first_bytes.is_empty() => self.own(cx),
-            Ok(Sniff::Incomplete) => {}
-        }
-    }
-
-    /// Acknowledges what has come.
-    fn own<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
-        let owned = self.received.contiguous().len();
-        if self.acknowledged == 0 && !self.note_owned(cx) {
-            return;
-        }
-        self.acknowledged = owned;
-        let (seq, ack) = (self.cookie.wrapping_add(1), self.ack_of_all());
-        self.send_to_client(cx, seq, ack, flag::ACK, &[]);
-    }
-
-    /// The same with a ClientHello. Its client hears nothing of refusals but a RST: the TLS is not ours.
-    fn sniff_hello<D: Datapath, S: Steering>(&mut self, cx: &mut Context<'_, D, S>) {
-        let first_bytes = self.received.contiguous();
-        match tls::sniff(first_bytes) {
-            Err(reject) => self.reject(cx, hello::verdict(reject)),
-            Ok(tls::Sniff::Hello(server)) => {
-                let name = hello::known_by(&self.key.src, server.as_ref());
-                self.connect = Some(Connect {
-                    protocol: Protocol::V311,
-                    // TLS doesn't say.
-                    keep_alive: 0,
-                    client: cx.settings.client_hash(&name),
-                    shared: shared_hash(&name),
-                    complete: true,
-                });
-                self.admit(cx);
+            Ok(None) if !first_bytes.is_empty() => {
+                let owned = first_bytes.len();
+                if self.acknowledged == 0 && !self.note_owned(cx) {
+                    return;
+                }
+                self.acknowledged = owned;
+                let (seq, ack) = (self.cookie.wrapping_add(1), self.ack_of_all());
+                self.send_to_client(cx, seq, ack, flag::ACK, &[]);
             }
-            Ok(tls::Sniff::Incomplete) if self.received.ended() => {
-                self.reject(cx, Verdict::ClosedEarly);
-            }
-            Ok(tls::Sniff::Incomplete) if first_bytes.len() >= cx.settings.sniff_bytes => {
-                self.reject(cx, Verdict::RejectOversizedPacket);
-            }
-            Ok(tls::Sniff::Incomplete) if !first_bytes.is_empty() => self.own(cx),
-            Ok(tls::Sniff::Incomplete) => {}
+            Ok(None) => {}
         }
     }
 

@@ -11,10 +11,8 @@ use super::open::ToBackend;
 use super::reassembly::Reassembly;
 use super::splice::hop;
 use super::{Setups, World};
-use crate::select::shared_hash;
 use lb_common::cookie::ClientOptions;
 use lb_common::layout::{Connecting, Flow, FlowKey, Pending, State, flags, ticks};
-use lb_common::mqtt::{self, Sniff};
 use lb_common::options::{Timestamps, offered};
 use lb_common::window::rescale;
 use lb_common::wire::Packet;
@@ -137,7 +135,8 @@ impl Setups {
             connection
                 .received
                 .insert(0, payload, self.settings.sniff_bytes);
-            connection.connect = self.sniffed(payload);
+            // The XDP program only keeps those that are whole and sound.
+            connection.connect = Connect::read(&self.settings, payload).ok().flatten();
         }
         let choice = world.steering.known(client.backend, begun.key.is_v4());
         let id = self.next;
@@ -168,20 +167,6 @@ impl Setups {
         }
         self.file(id, Box::new(connection));
         Some(id)
-    }
-
-    /// What a CONNECT says; the XDP program only keeps those that are whole and sound.
-    fn sniffed(&self, payload: &[u8]) -> Option<Connect> {
-        match mqtt::sniff_within(payload, &self.settings.mqtt) {
-            Ok(Sniff::Connect(connect)) => Some(Connect {
-                protocol: connect.protocol,
-                keep_alive: connect.keep_alive,
-                client: self.settings.client_hash(connect.client_id),
-                shared: shared_hash(connect.client_id),
-                complete: connect.complete,
-            }),
-            _ => None,
-        }
     }
 
     /// A SYN-ACK that the XDP program has answered without the CONNECT: that is sent here. If it can't be,
