@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::test::Totals;
 use crate::workspace::Metadata;
 use guest::{Acceleration, Guest};
 pub use initramfs::quoted;
@@ -79,10 +78,6 @@ pub fn run(args: &Args) -> Result<()> {
     if !args.qemu {
         return vagrant::run(&args.kernels, &args.filters);
     }
-    in_guests(args, &mut Totals::default())
-}
-
-fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
     let acceleration = args.acceleration.unwrap_or_else(Acceleration::detect);
     if acceleration == Acceleration::Tcg {
         eprintln!("xtask: KVM isn't usable here: software emulation, which takes its time");
@@ -104,7 +99,7 @@ fn in_guests(args: &Args, totals: &mut Totals) -> Result<()> {
     let mut failed = Vec::new();
     for (name, kernel) in kernels {
         let outcome =
-            kernel.and_then(|kernel| parts_of(&parts, &kernel, args, &built, acceleration, totals));
+            kernel.and_then(|kernel| parts_of(&parts, &kernel, args, &built, acceleration));
         if let Err(error) = outcome {
             eprintln!("xtask: kernel {name}: {error:#}");
             failed.push(name.as_str());
@@ -126,7 +121,6 @@ fn parts_of(
     args: &Args,
     built: &Built,
     acceleration: Acceleration,
-    totals: &mut Totals,
 ) -> Result<()> {
     let directory = directory()?;
     let mut failed = Vec::new();
@@ -165,7 +159,7 @@ fn parts_of(
             }
         });
         println!("\n{what}, {:.0} s:", start.elapsed().as_secs_f64());
-        if let Err(error) = results.finish(&what, totals).and(ended) {
+        if let Err(error) = results.finish(&what).and(ended) {
             eprintln!("xtask: {error:#}");
             failed.push(name);
         }
