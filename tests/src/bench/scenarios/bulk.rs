@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::{Scenario, Values, all_rounds, every, higher, lower};
-use crate::bench::load::{bulk, dial};
+use crate::bench::load::bulk;
 
 pub const SCENARIO: Scenario = Scenario {
     name: "bulk",
@@ -17,7 +17,7 @@ pub const SCENARIO: Scenario = Scenario {
     applies: every,
     rounds: all_rounds,
     measure: |arena, scale, _| {
-        let held = arena.dial_new(1, dial::Plan::keep(1))?.0.all()?.held;
+        let held = arena.hold(1, 1)?;
         let stream = held.first().context("one connection")?;
         let bytes = scale.bulk;
         let mega = bytes as f64 / 1e6;

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Metric, Scale, Scenario, Values, all_rounds, cpu, every, higher, lower};
-use crate::bench::load::{dial, percentile};
+use super::{Metric, Scale, Scenario, Values, all_rounds, every, higher, lower, of_connects};
+use crate::bench::load::dial;
 use crate::bench::systems::Arena;
 
 /// Connects under way.
@@ -58,15 +58,5 @@ fn values(dialled: &dial::Dialled, used: crate::bench::cpu::Used) -> Result<Valu
         "nobody was connected: {:?}",
         dialled.failure
     );
-    let mut values = Values::from([
-        (
-            "rate",
-            dialled.connected as f64 / dialled.elapsed.as_secs_f64(),
-        ),
-        ("p50", percentile(&dialled.latencies, 0.5)),
-        ("p99", percentile(&dialled.latencies, 0.99)),
-        ("failed", dialled.failed as f64),
-    ]);
-    cpu(&mut values, used, dialled.connected);
-    Ok(values)
+    Ok(of_connects(dialled, used))
 }

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::pairs::{CLIENTS, PAYLOAD};
 use super::{Scale, Scenario, Values, all_rounds, every, lower};
-use crate::bench::load::{dial, open};
+use crate::bench::load::open;
 use crate::bench::systems::Arena;
 
 /// Requests a second at low load.
@@ -70,11 +70,7 @@ fn load(
     keys: [&'static str; 3],
     values: &mut Values,
 ) -> Result<()> {
-    let held = arena
-        .dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?
-        .0
-        .all()?
-        .held;
+    let held = arena.hold(CLIENTS, CLIENTS)?;
     let time = scale.time();
     let (answered, _) = arena.measured(|| open::run(&held, rate, PAYLOAD, time))?;
     for (key, share) in keys.into_iter().zip([0.5, 0.99, 0.999]) {

@@ -29,11 +29,7 @@ pub const SCENARIO: Scenario = Scenario {
     measure: |arena, scale, _| {
         let count = scale.connections as f64;
         let before = Memory::now(arena.balancer())?;
-        let held = arena
-            .dial_new(scale.connections, dial::Plan::keep(256))?
-            .0
-            .all()?
-            .held;
+        let held = arena.hold(scale.connections, 256)?;
         // What was freed by connecting is counted as free.
         std::thread::sleep(std::time::Duration::from_secs(1));
         let after = Memory::now(arena.balancer())?;

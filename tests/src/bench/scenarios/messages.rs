@@ -2,7 +2,7 @@
 
 use super::pairs::{CLIENTS, PAYLOAD};
 use super::{Scenario, Values, all_rounds, cpu, every, higher, lower};
-use crate::bench::load::{closed, dial};
+use crate::bench::load::closed;
 
 pub const SCENARIO: Scenario = Scenario {
     name: "messages",
@@ -14,11 +14,7 @@ pub const SCENARIO: Scenario = Scenario {
     applies: every,
     rounds: all_rounds,
     measure: |arena, scale, _| {
-        let held = arena
-            .dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?
-            .0
-            .all()?
-            .held;
+        let held = arena.hold(CLIENTS, CLIENTS)?;
         let plan = closed::Plan {
             depth: 16,
             payload: PAYLOAD,

@@ -17,6 +17,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::cpu::Used;
+use super::load::dial::Dialled;
+use super::load::percentile;
 use super::systems::{Arena, System};
 
 /// How much of everything.
@@ -123,6 +125,21 @@ fn every(_: &System) -> bool {
 
 fn all_rounds(scale: &Scale) -> u32 {
     scale.rounds
+}
+
+/// Rate, latency and CPU of connects, and how many failed.
+fn of_connects(dialled: &Dialled, used: Used) -> Values {
+    let mut values = Values::from([
+        (
+            "rate",
+            dialled.connected as f64 / dialled.elapsed.as_secs_f64(),
+        ),
+        ("p50", percentile(&dialled.latencies, 0.5)),
+        ("p99", percentile(&dialled.latencies, 0.99)),
+        ("failed", dialled.failed as f64),
+    ]);
+    cpu(&mut values, used, dialled.connected);
+    values
 }
 
 /// CPU microseconds for each of `count`, and for the noise the machine's.

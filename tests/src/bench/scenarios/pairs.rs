@@ -2,7 +2,7 @@
 //! there can be.
 
 use super::{Scenario, Values, all_rounds, cpu, every, higher, lower};
-use crate::bench::load::{closed, dial};
+use crate::bench::load::closed;
 
 /// Connections.
 pub const CLIENTS: usize = 64;
@@ -21,11 +21,7 @@ pub const SCENARIO: Scenario = Scenario {
     applies: every,
     rounds: all_rounds,
     measure: |arena, scale, _| {
-        let held = arena
-            .dial_new(CLIENTS, dial::Plan::keep(CLIENTS))?
-            .0
-            .all()?
-            .held;
+        let held = arena.hold(CLIENTS, CLIENTS)?;
         let plan = |time| closed::Plan {
             depth: 1,
             payload: PAYLOAD,

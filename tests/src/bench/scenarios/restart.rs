@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{Metric, Scale, Scenario, Values, lower};
-use crate::bench::load::{dial, open};
+use crate::bench::load::open;
 use crate::bench::systems::{Arena, Kind, System};
 
 const SESSIONS: usize = 200;
@@ -41,11 +41,7 @@ fn rounds(scale: &Scale) -> u32 {
 }
 
 fn restart(arena: &mut Arena, gracefully: bool) -> Result<Values> {
-    let held = arena
-        .dial_new(SESSIONS, dial::Plan::keep(16))?
-        .0
-        .all()?
-        .held;
+    let held = arena.hold(SESSIONS, 16)?;
     let before = open::alive(&held)?;
     ensure!(
         before == SESSIONS as u64,

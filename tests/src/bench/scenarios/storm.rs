@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Metric, Scale, Scenario, Values, cpu, every, higher, lower};
+use super::{Metric, Scale, Scenario, Values, all_rounds, every, higher, lower, of_connects};
 use crate::bench::cpu::Used;
-use crate::bench::load::{dial, percentile};
+use crate::bench::load::dial;
 use crate::bench::systems::Arena;
 
 /// Connects under way: the listening queues of those that have some are larger.
@@ -24,7 +24,7 @@ pub const KNOWN: Scenario = Scenario {
     title: "Connect storm: clients that have been here",
     metrics: METRICS,
     applies: every,
-    rounds: |scale| scale.rounds,
+    rounds: all_rounds,
     measure: |arena, scale, _| {
         arena.know(scale.known)?;
         let mut ids = (0..scale.storm.min(scale.known)).map(Arena::known_id);
@@ -38,7 +38,7 @@ pub const NEW: Scenario = Scenario {
     title: "Connect storm: clients that nobody knows",
     metrics: METRICS,
     applies: every,
-    rounds: |scale| scale.rounds,
+    rounds: all_rounds,
     measure: |arena, scale, _| {
         let (dialled, used) = arena.dial_new(scale.storm, dial::Plan::keep(WINDOW))?;
         values(arena, &dialled, used, scale)
@@ -53,15 +53,8 @@ fn values(arena: &Arena, dialled: &dial::Dialled, used: Used, scale: &Scale) -> 
         scale.storm,
         dialled.failure
     );
-    let seconds = dialled.elapsed.as_secs_f64();
-    let mut values = Values::from([
-        ("seconds", seconds),
-        ("rate", dialled.connected as f64 / seconds),
-        ("p50", percentile(&dialled.latencies, 0.5)),
-        ("p99", percentile(&dialled.latencies, 0.99)),
-        ("failed", dialled.failed as f64),
-    ]);
-    cpu(&mut values, used, dialled.connected);
+    let mut values = of_connects(dialled, used);
+    values.insert("seconds", dialled.elapsed.as_secs_f64());
     dial::leave(&dialled.held);
     arena.settle()?;
     Ok(values)

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{Kind, System, haproxy, nftables};
 use crate::balancer;
 use crate::bench::cpu::{Meter, Used};
+use crate::bench::load::Held;
 use crate::bench::load::dial::{self, Dialer, Dialled};
 use crate::lab::{self, Lab};
 use crate::mqlb::Mqlb;
@@ -187,6 +188,15 @@ impl Arena {
         self.fresh += u64::try_from(count.min(1 << 40))?;
         let mut ids = (first..).take(count).map(|n| format!("new-{n:015}"));
         self.dial(&mut ids, plan)
+    }
+
+    /// So many new clients, all of them connected.
+    ///
+    /// # Errors
+    /// As for [`Arena::dial`], or a connect failed.
+    pub fn hold(&mut self, count: usize, window: usize) -> Result<Held> {
+        let (dialled, _) = self.dial_new(count, dial::Plan::keep(window))?;
+        Ok(dialled.all()?.held)
     }
 
     /// Ends the balancer's process at once, and starts another, as an upgrade would; `gracefully`: by SIGTERM.
