@@ -1,81 +1,25 @@
 //! The proxy data path on loopback, as a user without any privileges runs it: no namespaces, no lab.
 
+mod proxied;
+
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lb_tests::mqlb::binary;
 use lb_tests::process::Process;
+use proxied::{Backend, connect_with, free_port, within};
 use serde_json::Value;
 
 /// The user "nobody".
 const NOBODY: &str = "65534";
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// A broker that says who it is: it answers a CONNECT with a CONNACK and its number, then echoes.
-struct Broker {
-    address: SocketAddr,
-    connections: Arc<AtomicUsize>,
-    /// What came before the CONNECT of the last connection.
-    header: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Broker {
-    fn start(number: u8) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let broker = Self {
-            address: listener.local_addr().unwrap(),
-            connections: Arc::default(),
-            header: Arc::default(),
-        };
-        let (connections, header) = (broker.connections.clone(), broker.header.clone());
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (connections, header) = (connections.clone(), header.clone());
-                thread::spawn(move || {
-                    connections.fetch_add(1, Relaxed);
-                    // Whatever ends it, it is over.
-                    let _ = serve(stream, number, &header);
-                    connections.fetch_sub(1, Relaxed);
-                });
-            }
-        });
-        broker
-    }
-}
-
-fn serve(mut stream: TcpStream, number: u8, header: &Mutex<Vec<u8>>) -> std::io::Result<()> {
-    let mut first = vec![0; 2048];
-    let n = stream.read(&mut first)?;
-    let at = first[..n].windows(6).position(|w| w == b"\0\x04MQTT");
-    let Some(at) = at else { return Ok(()) };
-    *header.lock().unwrap() = first[..at - 2].to_vec();
-    stream.write_all(&[0x20, 2, 0, 0, number])?;
-    let mut buffer = vec![0; 65_536];
-    loop {
-        let n = stream.read(&mut buffer)?;
-        if n == 0 {
-            // The rest after the client's FIN: half-closed connections still carry it.
-            return stream.write_all(b"bye");
-        }
-        stream.write_all(&buffer[..n])?;
-    }
-}
-
-fn connect_packet(id: &str, keep_alive: u16) -> Vec<u8> {
-    let mut packet = vec![0x10, u8::try_from(12 + id.len()).unwrap(), 0, 4];
-    packet.extend_from_slice(b"MQTT\x04\x02");
-    packet.extend_from_slice(&keep_alive.to_be_bytes());
-    packet.extend_from_slice(&[0, u8::try_from(id.len()).unwrap()]);
-    packet.extend_from_slice(id.as_bytes());
-    packet
-}
 
 /// `mqlb` as nobody.
 struct Agent {
@@ -83,11 +27,6 @@ struct Agent {
     process: Process,
     vip: SocketAddr,
     admin: SocketAddr,
-}
-
-fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
 }
 
 fn unprivileged(program: &Path) -> Command {
@@ -101,7 +40,7 @@ fn unprivileged(program: &Path) -> Command {
 
 impl Agent {
     /// `listener` and `pool` are further keys, `backends` with their weights.
-    fn start(listener: &str, more: &str, backends: &[(&Broker, u16)]) -> Self {
+    fn start(listener: &str, more: &str, backends: &[(&Backend, u16)]) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let directory = std::env::temp_dir().join(format!(
             "mqlb-proxy-{}-{}",
@@ -155,20 +94,12 @@ impl Agent {
         text
     }
 
-    fn status(&self) -> Value {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        let request = "GET /api/v1/status HTTP/1.1\r\nHost: mqlb\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let body = &answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()];
-        serde_json::from_str(body).unwrap()
+    fn counter(&self, verdict: &str) -> u64 {
+        proxied::counter(&self.status(), verdict)
     }
 
-    fn counter(&self, verdict: &str) -> u64 {
-        self.status()["counters"][verdict]["packets"]
-            .as_u64()
-            .unwrap()
+    fn status(&self) -> Value {
+        proxied::status(self.admin)
     }
 
     fn connect(&self) -> TcpStream {
@@ -180,7 +111,7 @@ impl Agent {
     /// A client that was served, and the number of its broker.
     fn client(&self, id: &str) -> (TcpStream, u8) {
         let mut stream = self.connect();
-        stream.write_all(&connect_packet(id, 60)).unwrap();
+        stream.write_all(&connect_with(id, 60)).unwrap();
         let mut answer = [0; 5];
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(answer[..4], [0x20, 2, 0, 0]);
@@ -211,17 +142,13 @@ fn rest(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
 }
 
 #[test]
 fn without_privileges_clients_are_spread_and_come_back() {
-    let brokers = [Broker::start(1), Broker::start(2), Broker::start(3)];
+    let brokers = [Backend::start(1), Backend::start(2), Backend::start(3)];
     let weights = [(&brokers[0], 5), (&brokers[1], 2), (&brokers[2], 3)];
     let agent = Agent::start("", "[xdp]\ninterfaces = [\"lo\"]", &weights);
     let why = "XDP can't run: this process lacks CAP_NET_ADMIN";
@@ -265,7 +192,7 @@ fn without_privileges_clients_are_spread_and_come_back() {
 
 #[test]
 fn orders_count_for_proxied_connections() {
-    let brokers = [Broker::start(1), Broker::start(2)];
+    let brokers = [Backend::start(1), Backend::start(2)];
     let agent = Agent::start(
         "datapath = \"proxy\"",
         "",
@@ -296,7 +223,7 @@ fn orders_count_for_proxied_connections() {
     agent.command(&["block", "--client", "bad"]);
     assert_eq!(rest(&mut bad), None, "a blocked client is cut off");
     let mut again = agent.connect();
-    again.write_all(&connect_packet("bad", 60)).unwrap();
+    again.write_all(&connect_with("bad", 60)).unwrap();
     assert_eq!(rest(&mut again).unwrap(), [0x20, 2, 0, 5], "and refused");
     good.write_all(b"x").unwrap();
     good.read_exact(&mut [0]).unwrap();
@@ -304,14 +231,14 @@ fn orders_count_for_proxied_connections() {
     assert_eq!(rest(&mut good), None, "and so is a blocked source");
     let mut again = agent.connect();
     // The write may meet the RST already.
-    let written = again.write_all(&connect_packet("good", 60));
+    let written = again.write_all(&connect_with("good", 60));
     assert!(written.is_err() || rest(&mut again).is_none());
     eventually("counted", || agent.counter("source_blocked") >= 1);
 }
 
 #[test]
 fn half_closed_connections_go_on() {
-    let broker = Broker::start(1);
+    let broker = Backend::start(1);
     let agent = Agent::start("datapath = \"proxy\"", "", &[(&broker, 1)]);
     let (mut stream, _) = agent.client("half");
     stream.write_all(b"last words").unwrap();
@@ -322,8 +249,8 @@ fn half_closed_connections_go_on() {
 #[test]
 fn dead_backends_are_skipped_and_none_is_told() {
     let (broker, dead) = (
-        Broker::start(1),
-        Broker {
+        Backend::start(1),
+        Backend {
             address: free_port(),
             connections: Arc::default(),
             header: Arc::default(),
@@ -337,14 +264,14 @@ fn dead_backends_are_skipped_and_none_is_told() {
     drop(agent);
     let agent = Agent::start("datapath = \"proxy\"", "", &[(&dead, 1)]);
     let mut stream = agent.connect();
-    stream.write_all(&connect_packet("c", 60)).unwrap();
+    stream.write_all(&connect_with("c", 60)).unwrap();
     assert_eq!(rest(&mut stream).unwrap(), [0x20, 2, 0, 3]);
     eventually("counted", || agent.counter("no_backend") == 1);
 }
 
 #[test]
 fn the_silent_and_the_wrong_are_not_served() {
-    let broker = Broker::start(1);
+    let broker = Backend::start(1);
     let more = "[timeouts]\nsniff = \"1s\"\ngrace = \"1s\"";
     let agent = Agent::start("datapath = \"proxy\"", more, &[(&broker, 1)]);
     let begun = Instant::now();
@@ -360,7 +287,7 @@ fn the_silent_and_the_wrong_are_not_served() {
     // Byte by byte.
     let mut slow = agent.connect();
     slow.set_nodelay(true).unwrap();
-    for byte in connect_packet("slow", 1) {
+    for byte in connect_with("slow", 1) {
         slow.write_all(&[byte]).unwrap();
         thread::sleep(Duration::from_millis(2));
     }
@@ -379,18 +306,18 @@ fn the_silent_and_the_wrong_are_not_served() {
 
 #[test]
 fn limits_are_kept() {
-    let broker = Broker::start(1);
+    let broker = Backend::start(1);
     let agent = Agent::start("datapath = \"proxy\"\nmax_flows = 2", "", &[(&broker, 1)]);
     let _two = [agent.client("a"), agent.client("b")];
     let mut third = agent.connect();
-    third.write_all(&connect_packet("c", 60)).unwrap();
+    third.write_all(&connect_with("c", 60)).unwrap();
     assert_eq!(rest(&mut third).unwrap(), [0x20, 2, 0, 3]);
     eventually("counted", || agent.counter("listener_full") == 1);
 }
 
 #[test]
 fn proxy_headers_in_and_out() {
-    let broker = Broker::start(1);
+    let broker = Backend::start(1);
     let listener =
         "datapath = \"proxy\"\nproxy_protocol = \"v2\"\ntrusted_proxies = [\"127.0.0.1\"]";
     let agent = Agent::start(listener, "", &[(&broker, 1)]);
@@ -398,7 +325,7 @@ fn proxy_headers_in_and_out() {
     stream
         .write_all(b"PROXY TCP4 192.0.2.7 192.0.2.9 4711 1883\r\n")
         .unwrap();
-    stream.write_all(&connect_packet("far", 60)).unwrap();
+    stream.write_all(&connect_with("far", 60)).unwrap();
     stream.read_exact(&mut [0; 5]).unwrap();
     let header = broker.header.lock().unwrap().clone();
     assert_eq!(header[..12], *b"\r\n\r\n\0\r\nQUIT\n");
@@ -411,6 +338,6 @@ fn proxy_headers_in_and_out() {
     assert!(agent.command(&["flows"]).contains("192.0.2.7:4711"));
     // Who is trusted must send one.
     let mut without = agent.connect();
-    without.write_all(&connect_packet("far", 60)).unwrap();
+    without.write_all(&connect_with("far", 60)).unwrap();
     assert_eq!(rest(&mut without), None);
 }

@@ -470,6 +470,14 @@ fn expected_len(s: &Segment) -> u32 {
     u32::try_from(s.payload.len()).unwrap()
 }
 
+/// The CONNECT that was kept of a client is lost to another's.
+pub fn overwrite(w: &mut World, client: &Client) {
+    let ticket = Connecting::load(&both(w, client).0).ticket;
+    let mut gone = w.pending.get(&(ticket % PENDING_SLOTS), 0).unwrap();
+    gone.ticket += 1;
+    w.pending.set(ticket % PENDING_SLOTS, gone, 0).unwrap();
+}
+
 #[test]
 fn without_the_connect_a_bare_ack() {
     let Some(mut w) = world("bare-ack") else {
@@ -478,10 +486,7 @@ fn without_the_connect_a_bare_ack() {
     for client in Client::all() {
         prepare(&mut w);
         let syn = begin(&mut w, &client, &connect_with(ID, b"secret"));
-        let ticket = Connecting::load(&both(&w, &client).0).ticket;
-        let mut gone = w.pending.get(&(ticket % PENDING_SLOTS), 0).unwrap();
-        gone.ticket += 1;
-        w.pending.set(ticket % PENDING_SLOTS, gone, 0).unwrap();
+        overwrite(&mut w, &client);
         let run = w.run(&syn_ack(&syn, &client).bytes());
         assert_eq!(run.action, Action::Redirect);
         assert_eq!(verdicts(&run), [Verdict::SteeredKernel, Verdict::KernelAck]);

@@ -3,15 +3,13 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use lb_common::layout::{
-    Connecting, FlowKey, Listener, PENDING_SLOTS, State, Verdict, flags, source_mode, steer,
-};
+use lb_common::layout::{FlowKey, Listener, State, Verdict, flags, source_mode, steer};
 use lb_common::proxy_v2;
 
 use crate::frame::{ACK, PSH, Segment, edit, timestamps};
 use crate::known::{
-    Client, ID, ISN, THEIRS, begin, both, connect_with, dropped, listener, prepare, syn_ack,
-    verdicts, world,
+    Client, ID, ISN, THEIRS, begin, both, connect_with, dropped, listener, overwrite, prepare,
+    syn_ack, verdicts, world,
 };
 use crate::place::FROM_BACKEND;
 use crate::world::{Action, World};
@@ -211,10 +209,7 @@ fn without_the_connect_the_clients_repetition_gets_it() {
         prepared(&mut w);
         let payload = connect_with(ID, b"secret");
         let syn = begin(&mut w, &client, &payload);
-        let ticket = Connecting::load(&both(&w, &client).0).ticket;
-        let mut gone = w.pending.get(&(ticket % PENDING_SLOTS), 0).unwrap();
-        gone.ticket += 1;
-        w.pending.set(ticket % PENDING_SLOTS, gone, 0).unwrap();
+        overwrite(&mut w, &client);
         let run = w.run(&syn_ack(&syn, &client).bytes());
         assert_eq!(verdicts(&run), [Verdict::SteeredKernel, Verdict::KernelAck]);
         let first = FIRST.wrapping_sub(before(&client));

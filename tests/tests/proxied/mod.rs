@@ -1,4 +1,4 @@
-//! What the tests of the proxy's TLS share: `mqlb` on the loopback interface, backends that report what came,
+//! What the tests of the proxy share: `mqlb` on the loopback interface, backends that report what came,
 //! certificates, and clients.
 
 #![allow(
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lb_tests::http;
 use lb_tests::mqlb::binary;
 use lb_tests::process::Process;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -69,6 +70,7 @@ fn serve(mut stream: TcpStream, number: u8, header: &Mutex<Vec<u8>>) -> std::io:
     loop {
         let n = stream.read(&mut buffer)?;
         if n == 0 {
+            // The rest after the client's FIN: half-closed connections still carry it.
             return stream.write_all(b"bye");
         }
         stream.write_all(&buffer[..n])?;
@@ -93,10 +95,16 @@ pub fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     found
 }
 
+/// A CONNECT whose client is silent for an hour.
 pub fn connect_packet(id: &str) -> Vec<u8> {
+    connect_with(id, 3600)
+}
+
+pub fn connect_with(id: &str, keep_alive: u16) -> Vec<u8> {
     let mut packet = vec![0x10, u8::try_from(12 + id.len()).unwrap(), 0, 4];
-    packet.extend_from_slice(b"MQTT\x04\x02\x0e\x10\0");
-    packet.push(u8::try_from(id.len()).unwrap());
+    packet.extend_from_slice(b"MQTT\x04\x02");
+    packet.extend_from_slice(&keep_alive.to_be_bytes());
+    packet.extend_from_slice(&[0, u8::try_from(id.len()).unwrap()]);
     packet.extend_from_slice(id.as_bytes());
     packet
 }
@@ -106,10 +114,14 @@ pub fn free_port() -> SocketAddr {
     socket.local_addr().unwrap()
 }
 
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    within(PATIENCE, what, holds);
+}
+
+pub fn within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(begun.elapsed() < limit, "{what}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -223,25 +235,29 @@ impl Agent {
     }
 
     pub fn status(&self) -> Value {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        let request = "GET /api/v1/status HTTP/1.1\r\nHost: mqlb\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let body = &answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()];
-        serde_json::from_str(body).unwrap()
+        status(self.admin)
     }
 
     pub fn counter(&self, verdict: &str) -> u64 {
-        let packets = &self.status()["counters"][verdict]["packets"];
-        packets
-            .as_u64()
-            .unwrap_or_else(|| panic!("no counter {verdict}"))
+        counter(&self.status(), verdict)
     }
 
     pub fn counted(&self, verdict: &str, at_least: u64) {
         eventually(verdict, || self.counter(verdict) >= at_least);
     }
+}
+
+/// What the agent with this admin interface says.
+pub fn status(admin: SocketAddr) -> Value {
+    serde_json::from_str(&http::get_here(admin, "/api/v1/status").unwrap()).unwrap()
+}
+
+/// Packets under a verdict.
+pub fn counter(status: &Value, verdict: &str) -> u64 {
+    let packets = &status["counters"][verdict]["packets"];
+    packets
+        .as_u64()
+        .unwrap_or_else(|| panic!("no counter {verdict}"))
 }
 
 impl Drop for Agent {

@@ -196,7 +196,11 @@ fn the_agent_delivers_what_had_no_room() {
 
 #[test]
 fn a_delivery_without_a_connect_is_left_to_the_client() {
-    let mut world = world(Kernel::Opens, &[Mode::Normal]);
+    is_left_to_the_client(world(Kernel::Opens, &[Mode::Normal]));
+}
+
+/// Of a connection, nobody has kept the CONNECT.
+fn is_left_to_the_client(mut world: World) {
     world.connect(client());
     world.run_until("the first SYN", |w| !w.backends[0].syns.is_empty());
     world.datapath.pending.clear();
@@ -257,11 +261,5 @@ fn a_header_goes_along() {
 
 #[test]
 fn a_header_without_a_connect_waits_for_the_client() {
-    let mut world = proxied(Kernel::Opens, &[Mode::Normal]);
-    world.connect(client());
-    world.run_until("the first SYN", |w| !w.backends[0].syns.is_empty());
-    world.datapath.pending.clear();
-    world.run_until("the answer", answered);
-    assert!(world.clients[0].segments > 1);
-    served_by(&world, 0);
+    is_left_to_the_client(proxied(Kernel::Opens, &[Mode::Normal]));
 }
