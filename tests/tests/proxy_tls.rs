@@ -4,6 +4,7 @@ mod proxied;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +26,14 @@ fn keys(directory: &Directory, name: &str, identity: &Identity) -> String {
     let cert = directory.write(&format!("{name}.crt"), &identity.cert);
     let key = directory.write(&format!("{name}.key"), &identity.key);
     format!("cert = {cert:?}, key = {key:?}")
+}
+
+/// Who signs servers' and clients' certificates, the keys of a server, and the file for `client_ca`.
+fn both_sides(files: &Directory) -> (Authority, Authority, String, PathBuf) {
+    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
+    let server = keys(files, "server", &servers.sign("mqtt", &["mqtt.test"]));
+    let client_ca = files.write("clients.crt", &clients.pem);
+    (servers, clients, server, client_ca)
 }
 
 /// A listener of the pool `emqx`; `more` are further keys, a line each.
@@ -112,9 +121,7 @@ fn mosquittos_clients_and_broker_over_tls_and_mutual_tls() {
 #[test]
 fn backends_are_told_what_the_handshake_told() {
     let files = Directory::new();
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
-    let server = keys(&files, "server", &servers.sign("mqtt", &["mqtt.test"]));
-    let client_ca = files.write("clients.crt", &clients.pem);
+    let (servers, clients, server, client_ca) = both_sides(&files);
     let backend = Backend::start(1);
     let (full, without_name) = (free_port(), free_port());
     let tls_keys = format!(
@@ -242,9 +249,7 @@ fn first_line(der: &[u8]) -> String {
 #[test]
 fn who_is_not_served_and_what_is_counted() {
     let files = Directory::new();
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
-    let server = keys(&files, "server", &servers.sign("mqtt", &["mqtt.test"]));
-    let client_ca = files.write("clients.crt", &clients.pem);
+    let (servers, clients, server, client_ca) = both_sides(&files);
     let backend = Backend::start(1);
     let (vip, picky) = (free_port(), free_port());
     let mutual = format!("tls = {{ {server}, client_ca = {client_ca:?} }}");
@@ -345,9 +350,7 @@ fn hello_of_tls_1_1() -> Vec<u8> {
 #[test]
 fn one_table_of_bindings_and_the_common_name_as_the_key() {
     let files = Directory::new();
-    let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
-    let server = keys(&files, "server", &servers.sign("mqtt", &["mqtt.test"]));
-    let client_ca = files.write("clients.crt", &clients.pem);
+    let (servers, clients, server, client_ca) = both_sides(&files);
     let backends = [Backend::start(1), Backend::start(2), Backend::start(3)];
     let addresses = [0, 1, 2].map(|n| backends[n].address);
     let (plain, secure, by_name) = (free_port(), free_port(), free_port());
