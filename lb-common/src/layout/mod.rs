@@ -12,6 +12,7 @@ mod pending;
 mod punt;
 mod settings;
 mod source;
+mod turns;
 mod verdict;
 mod vip;
 
@@ -24,6 +25,7 @@ pub use pending::{PENDING_DATA, PENDING_SLOTS, Pending};
 pub use punt::{PUNT_LARGE, PUNT_SMALL, Punt, PuntKind};
 pub use settings::{Bucket, IdleLimits, Settings};
 pub use source::{Source, SourceKey};
+pub use turns::{TURN_POOLS, TURNS, Turns};
 pub use verdict::{Counter, Verdict};
 pub use vip::{Endpoint, EndpointKey, EndpointKind};
 

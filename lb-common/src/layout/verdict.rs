@@ -158,7 +158,8 @@ verdicts! {
     KernelSyn = 58 => "kernel_syn",
     /// The same CONNECT again, because the backend hasn't answered yet: SYN again.
     KernelSynAgain = 59 => "kernel_syn_again",
-    /// First data, handed to the agent because: no client identifier, or one that is bound to no backend.
+    /// First data, handed to the agent because: no client identifier, or one that is bound to no backend and
+    /// whose backend the kernel can't choose.
     PuntedUnbound = 60 => "punted_unbound",
     /// …the backend that the client is bound to takes none now, or can't be reached by this client.
     PuntedBackend = 61 => "punted_backend",
@@ -216,6 +217,9 @@ verdicts! {
     TlsTimeout = 86 => "tls_timeout",
     /// The name of the server that a TLS client asks for is no DNS name.
     TlsBadName = 87 => "tls_bad_name",
+    /// CONNECT of a client that is bound to no backend, turned into the SYN to the one whose turn it is by
+    /// the kernel.
+    KernelSynNew = 88 => "kernel_syn_new",
 }
 
 const _: () = assert!(Verdict::COUNT <= Verdict::CAPACITY);

@@ -1,16 +1,19 @@
-//! Is this the CONNECT of a client that is bound to a backend, and may the backend have it?
+//! Is this the CONNECT of a client whose backend is known, because it is bound to it or because it is that
+//! backend's turn, and may the backend have it?
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::XdpContext;
 use lb_common::layout::{
-    Binding, Flow, FlowKey, Hop, State, Verdict, flags, source_mode, steer, ticks,
+    Binding, Flow, FlowKey, Hop, State, Turns, Verdict, flags, source_mode, steer, ticks,
 };
 use lb_common::limits::credit::{ALL, of_backend};
 use lb_common::mqtt::Seen;
 use lb_common::wire::Eth;
 
 use super::desk::{Desk, desk};
+use super::maps::TURNS;
 use super::read;
+use crate::atomic;
 use crate::clock;
 use crate::frame::{Parsed, at};
 use crate::maps::{BACKENDS, BINDINGS, CREDITS, LISTENERS, SETTINGS};
@@ -26,6 +29,7 @@ pub fn known(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
         return false;
     };
     desk.reason = Verdict::PuntedNew;
+    desk.by_turn = 0;
     let Some(of_listener) = LISTENERS.get(listener) else {
         return false;
     };
@@ -63,6 +67,68 @@ pub fn binding() -> Option<&'static Binding> {
     unsafe { BINDINGS.get(&desk.glance.client) }
 }
 
+/// No backend.
+const NOBODY: u32 = u32::MAX;
+
+/// Slot of the backend whose turn it is.
+#[inline(never)]
+fn turn(listener: u32, v4: bool) -> u32 {
+    let Some(of_listener) = LISTENERS.get(listener) else {
+        return NOBODY;
+    };
+    // Only a binding has the state of the client's rate.
+    if of_listener.client_pace.interval != 0 {
+        return NOBODY;
+    }
+    let Some(turns) = TURNS.get_ptr_mut(of_listener.pool as u32) else {
+        return NOBODY;
+    };
+    // SAFETY: a map's value, aligned; others take turns and write rounds at the same time, see `Turns`.
+    unsafe {
+        let len = (&raw const (*turns).len).read_volatile();
+        if len == 0 || (*turns).families & Turns::family(v4) == 0 {
+            return NOBODY;
+        }
+        let place = Turns::place(atomic::fetch_add(&raw mut (*turns).next, 1), len);
+        (*turns).round[place] as u32
+    }
+}
+
+/// Gives the turn of the client on the desk back, if it had one: the agent takes it, or who comes next.
+#[inline(never)]
+pub fn give_back(listener: u32) {
+    let (Some(desk), Some(of_listener)) = (desk(), LISTENERS.get(listener)) else {
+        return;
+    };
+    if desk.by_turn == 0 {
+        return;
+    }
+    if let Some(turns) = TURNS.get_ptr_mut(of_listener.pool as u32) {
+        // SAFETY: as above. If others took turns meanwhile, one is taken twice and one by nobody.
+        unsafe { atomic::fetch_add(&raw mut (*turns).next, u64::MAX) };
+    }
+}
+
+/// Binds the client on the desk to its backend, if that is new.
+#[inline(never)]
+pub fn bind() {
+    let Some(desk) = desk() else {
+        return;
+    };
+    if desk.by_turn == 0 {
+        return;
+    }
+    let binding = Binding {
+        backend: desk.client.backend & !1,
+        _pad: [0; 2],
+        last_seen: desk.client.last_seen,
+        connects: 0,
+        _room: 0,
+    };
+    // Without it the client would be new again the next time.
+    let _ = BINDINGS.insert(&desk.glance.client, &binding, 0);
+}
+
 /// Finds the backend of the client on the desk.
 #[inline(never)]
 fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
@@ -73,16 +139,21 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     };
     let client = desk.glance.client;
     let now = clock::now();
+    let bound =
+        binding().is_some_and(|binding| ticks::since(now, binding.last_seen) <= settings.linger);
     desk.reason = Verdict::PuntedUnbound;
-    let Some(binding) = binding() else {
-        return false;
+    let first = if bound {
+        binding().map_or(NOBODY, |binding| binding.backend as u32)
+    } else {
+        turn(listener, p.v4)
     };
-    if ticks::since(now, binding.last_seen) > settings.linger {
+    if first == NOBODY {
         return false;
     }
+    desk.by_turn = !bound as u16;
     desk.reason = Verdict::PuntedBackend;
-    // A binding names the slot of the backend's IPv4 address; that of IPv6 is the next.
-    let slot = binding.backend & !1 | !p.v4 as u16;
+    // That is the slot of the backend's IPv4 address; that of IPv6 is the next.
+    let slot = first as u16 & !1 | !p.v4 as u16;
     let Some(backend) = BACKENDS.get(slot as u32) else {
         return false;
     };

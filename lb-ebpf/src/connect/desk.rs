@@ -35,6 +35,8 @@ pub struct Desk {
     /// Source addresses: the first one's place, and how many.
     pub snat_first: u16,
     pub snat_count: u16,
+    /// The client is bound to no backend: it got this one by turn. 0 for no.
+    pub by_turn: u16,
     /// Why the agent must do it.
     pub reason: Verdict,
 }

@@ -1,12 +1,13 @@
-//! Known clients are connected to their backend here, without the agent: a CONNECT whose client
-//! identifier is bound to a usable backend becomes the SYN to it, and the backend's SYN-ACK becomes our
-//! ACK with the CONNECT behind it.
+//! Clients are connected to their backend here, without the agent: a CONNECT whose client identifier is
+//! bound to a usable backend becomes the SYN to it, and the backend's SYN-ACK becomes our ACK with the
+//! CONNECT behind it. Where the pool's backends take turns, so does the CONNECT of a client that is bound to
+//! none.
 //!
 //! ```text
 //!   CONNECT ─▶ read ─▶ dial: both entries (Connecting), CONNECT kept, SYN ─▶ backend
 //!   SYN-ACK ─▶ answer: both entries (Open), ACK + CONNECT ─▶ backend
 //! ```
-//! - [`read`]: a client's segment, and the CONNECT in it; [`bound`]: the backend that it is bound to
+//! - [`read`]: a client's segment, and the CONNECT in it; [`bound`]: its backend
 //! - [`dial`]: a tuple, the entries; [`syn`]: the SYN
 //! - [`pending`]: the CONNECT, until the SYN-ACK; [`header`]: the PROXY header in front of it
 //! - [`client`], [`answer`]: packets of either side while connecting
@@ -53,8 +54,10 @@ pub fn first(ctx: &XdpContext, p: &Parsed, listener: u8) -> Result<u32, Verdict>
 fn first_data(ctx: &XdpContext, p: &Parsed, listener: u32) -> u32 {
     if bound::known(ctx, p, listener) && dial::dial(ctx, p) {
         bound::count(listener);
+        bound::bind();
         syn::first(ctx, p)
     } else {
+        bound::give_back(listener);
         0
     }
 }

@@ -24,7 +24,14 @@ struct Head<const N: usize> {
 #[inline(always)]
 pub fn first(ctx: &XdpContext, p: &Parsed) -> u32 {
     match desk() {
-        Some(desk) => send(ctx, p, &desk.client, Verdict::KernelSyn),
+        Some(desk) => {
+            let verdict = if desk.by_turn == 0 {
+                Verdict::KernelSyn
+            } else {
+                Verdict::KernelSynNew
+            };
+            send(ctx, p, &desk.client, verdict)
+        }
         None => drop(Verdict::HelperFailed, p.length),
     }
 }

@@ -28,7 +28,7 @@ use super::vips::{self, Vip};
 use crate::admin::Pages;
 use crate::admin::control::{Command, Refusal, Reply};
 use crate::config::Config;
-use crate::dataplane::{Credits, Loaded, Maps, clock};
+use crate::dataplane::{Credits, Loaded, Maps, Turns, clock};
 use crate::health::{self, Checks, Event};
 use crate::proxy::desk::Ask;
 use crate::proxy::{self, Bound, Front};
@@ -179,6 +179,7 @@ impl Core {
             number,
             steerer: Steerer::new(
                 Maps::open(&loaded.home)?.bindings,
+                Turns::open(&loaded.home)?,
                 limits.rules(),
                 Credits::open(&loaded.home)?,
             ),
@@ -277,6 +278,7 @@ impl Core {
             &self.vips,
             &rules.listeners,
         )?;
+        self.steerer.share_turns();
         self.share();
         Ok(())
     }
@@ -352,6 +354,7 @@ impl Core {
                     self.credit_soon();
                     self.shrink_promises()?;
                     self.steerer.warm();
+                    self.steerer.share_turns();
                     self.share();
                     heartbeat.beat(|| service::summary(&self.steerer.nodes));
                 }

@@ -1,4 +1,4 @@
-//! What the XDP program must know to set up connections of known clients by itself: listeners, source
+//! What the XDP program must know to set up connections by itself: listeners, source
 //! addresses, limits.
 
 use anyhow::Context as _;
@@ -8,7 +8,7 @@ use lb_common::layout::{
 
 use super::sweep::lifetime;
 use super::vips::Vip;
-use crate::config::{self, Config, Kind};
+use crate::config::{self, Config, Kind, SetUp};
 use crate::dataplane::Maps;
 
 fn span(d: std::time::Duration) -> u32 {
@@ -42,6 +42,7 @@ fn listener(config: &Config, vip: &Vip, limits: Listener) -> Listener {
     let listener = &config.listeners[vip.listener];
     Listener {
         steer: match (&listener.kind, listener.proxy_protocol.is_sent()) {
+            _ if config.xdp.set_up == SetUp::None => steer::AGENT,
             (Kind::Mqtt, false) => steer::KERNEL,
             (Kind::Mqtt, true) => steer::KERNEL_PROXY,
             // The program reads no TLS.

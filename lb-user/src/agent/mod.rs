@@ -4,7 +4,7 @@
 //! - [`nodes`], [`paths`]: backends, how they are reached, what they speak; [`backends`]: what happens to
 //!   them; [`orders`]: what an operator said of them
 //! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
-//!   up connections by itself
+//!   up connections by itself; [`turns`]: and choose backends
 //! - [`operator`], [`reload`]: commands, and another configuration; [`service`]: what systemd is told
 //! - [`fallback`]: which data path; [`proxied`]: what connections of [`crate::proxy`] ask
 //! - [`kernel`], [`steering`]: the outside world of [`crate::setup`]
@@ -30,6 +30,7 @@ mod reload;
 mod service;
 mod steering;
 pub mod sweep;
+mod turns;
 mod view;
 mod vips;
 

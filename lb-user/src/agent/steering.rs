@@ -9,8 +9,9 @@ use lb_common::options::Offered;
 use super::limits::Shared;
 use super::nodes::{Node, SLOTS};
 use super::sweep::lifetime;
-use crate::config::{self, Config};
-use crate::dataplane::{Credits, Table as Entries, clock};
+use super::turns::Told;
+use crate::config::{self, Config, SetUp};
+use crate::dataplane::{Credits, Table as Entries, Turns, clock};
 use crate::select::{
     self, Client, Consistent, FULL, LeastConnections, RoundRobin, Selector, node_key, node_of, slot,
 };
@@ -22,12 +23,14 @@ use lb_common::limits::credit::{ALL, of_backend};
 const AVOID: u64 = 2_000_000_000;
 
 /// Bindings in the kernel's LRU map.
-struct Table {
+pub(super) struct Table {
     map: Entries<u64, Binding>,
     /// Ticks after which a binding of a client that left is void.
     linger: u32,
     /// State of the rate of CONNECTs that the next binding begins with.
     connects: u32,
+    /// Those that the kernel takes too; `None` without XDP.
+    pub(super) turns: Option<Turns>,
 }
 
 impl Table {
@@ -75,6 +78,10 @@ impl select::Bindings for Table {
             tracing::warn!("a binding can't be written: {error}");
         }
     }
+
+    fn turn(&mut self, pool: usize) -> Option<u16> {
+        self.turns.as_ref()?.take(pool).map(node_of)
+    }
 }
 
 /// Counts of one backend.
@@ -86,11 +93,11 @@ pub struct Tally {
 
 /// Chooses backends.
 pub struct Steerer {
-    selector: Selector,
-    bindings: Table,
+    pub(super) selector: Selector,
+    pub(super) bindings: Table,
     pub nodes: Vec<Node>,
     /// By the node's number: passed over until then, monotonic ns.
-    avoid: Vec<u64>,
+    pub(super) avoid: Vec<u64>,
     /// By the node's number.
     pub tally: Vec<Tally>,
     /// Pool of each listener index.
@@ -98,18 +105,26 @@ pub struct Steerer {
     /// Other pools of a listener, by the server that clients ask for.
     routes: HashMap<u8, Vec<(String, usize)>>,
     /// By pool: how long a backend that comes back takes to get its full share, ns.
-    slow_start: Vec<u64>,
+    pub(super) slow_start: Vec<u64>,
+    /// Whom the kernel connects.
+    pub(super) set_up: SetUp,
+    pub(super) told: Told,
     /// Listeners whose promises must shrink, with what a backend offered.
     pub learnt: Vec<(u8, Offered)>,
     /// Slots of backends that refused or did not answer a connection.
     pub suspects: Vec<(u16, Failure)>,
-    limits: Shared,
+    pub(super) limits: Shared,
     credits: Credits,
 }
 
 impl Steerer {
     /// No backends yet: [`Self::configure`] follows.
-    pub fn new(bindings: Entries<u64, Binding>, limits: Shared, credits: Credits) -> Self {
+    pub fn new(
+        bindings: Entries<u64, Binding>,
+        turns: Option<Turns>,
+        limits: Shared,
+        credits: Credits,
+    ) -> Self {
         let numbers = usize::from(SLOTS / 2);
         Self {
             selector: Selector::default(),
@@ -117,6 +132,7 @@ impl Steerer {
                 map: bindings,
                 linger: 0,
                 connects: 0,
+                turns,
             },
             nodes: Vec::new(),
             avoid: vec![0; numbers],
@@ -124,6 +140,8 @@ impl Steerer {
             pools: HashMap::new(),
             routes: HashMap::new(),
             slow_start: Vec::new(),
+            set_up: SetUp::All,
+            told: Told::default(),
             learnt: Vec::new(),
             suspects: Vec::new(),
             limits,
@@ -150,6 +168,7 @@ impl Steerer {
         }
         self.bindings.linger = ticks::span(nanos(lifetime(config.bindings.linger)));
         self.slow_start = config.pools.iter().map(|p| nanos(p.slow_start)).collect();
+        self.set_up = config.xdp.set_up;
         self.pools = pools;
         self.routes = routes;
         self.nodes = nodes;
@@ -250,6 +269,7 @@ impl Steerer {
             v6,
         };
         self.selector.set_node(n.number, node);
+        self.told.stale = true;
     }
 
     /// Those that come back get a little more.
@@ -354,8 +374,11 @@ impl Steering for Steerer {
         if let Some(tally) = self.tally.get_mut(number) {
             tally.assigned += 1;
         }
-        if let Some(avoid) = self.avoid.get_mut(number) {
+        if let Some(avoid) = self.avoid.get_mut(number)
+            && *avoid != 0
+        {
             *avoid = 0;
+            self.told.stale = true;
         }
         let rules = self.limits.get();
         // Blocked since it was admitted: the kernel must not steer it, and the sweeper ends it.
@@ -395,6 +418,7 @@ impl Steering for Steerer {
                 );
             }
             *avoid = clock::now_ns() + AVOID;
+            self.told.stale = true;
         }
         if matches!(
             reason,

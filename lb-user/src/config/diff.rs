@@ -383,10 +383,14 @@ fn compare_xdp(c: &mut Comparison, old: &Xdp, new: &Xdp) {
         interfaces,
         mode,
         max_flows,
+        set_up,
     } = old;
     c.entries("interfaces", (interfaces, &new.interfaces), shown);
     c.key("mode", (mode, &new.mode), |mode| mode.as_str().to_owned());
     c.key("max_flows", (max_flows, &new.max_flows), shown);
+    c.key("set_up", (set_up, &new.set_up), |set_up| {
+        set_up.as_str().to_owned()
+    });
 }
 
 fn compare_snat(c: &mut Comparison, old: &Snat, new: &Snat) {

@@ -34,8 +34,8 @@ pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use file::File;
 pub use model::{
     Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Kind, Limits,
-    Listener, Mode, Policy, Pool, PoolId, Prefix, ProxyProtocol, Rate, Snat, Source, SourceLimits,
-    Sticky, Timeouts, WebSocket, Xdp,
+    Listener, Mode, Policy, Pool, PoolId, Prefix, ProxyProtocol, Rate, SetUp, Snat, Source,
+    SourceLimits, Sticky, Timeouts, WebSocket, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;

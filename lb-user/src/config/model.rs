@@ -97,6 +97,30 @@ pub struct Xdp {
     pub mode: Mode,
     /// Most client connections at a time; each takes two entries of the flow map.
     pub max_flows: u32,
+    pub set_up: SetUp,
+}
+
+/// Whose connections the XDP program sets up by itself, where it can; the agent those of all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetUp {
+    /// Those of clients that are bound to a backend, and of new ones where backends take turns.
+    All,
+    /// Those of clients that are bound to a backend.
+    Known,
+    /// Nobody's.
+    None,
+}
+
+impl SetUp {
+    /// As written in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Known => "known",
+            Self::None => "none",
+        }
+    }
 }
 
 /// How an XDP program is attached to an interface.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{Admin, Agent, Bindings, Limits, Mode, Prefix, Snat, Timeouts, Xdp};
+use super::model::{Admin, Agent, Bindings, Limits, Mode, Prefix, SetUp, Snat, Timeouts, Xdp};
 use super::problem::{At, Problems};
 use super::section::{Section, check_name};
 use super::value;
@@ -85,13 +85,14 @@ pub(super) fn agent(problems: &Problems, root: &Section) -> Agent {
 }
 
 pub(super) fn xdp(problems: &Problems, root: &Section, needs_interfaces: bool) -> Xdp {
-    let keys = ["interfaces", "mode", "max_flows"];
+    let keys = ["interfaces", "mode", "max_flows", "set_up"];
     let section = Section::new(problems, "[xdp]", root.get("xdp"), &keys);
     let modes = [
         ("auto", Some(Mode::Auto)),
         ("native", Some(Mode::Native)),
         ("generic", Some(Mode::Generic)),
     ];
+    let set_ups = [SetUp::All, SetUp::Known, SetUp::None].map(|s| (s.as_str(), Some(s)));
     if needs_interfaces && section.is_empty_or_absent("interfaces") {
         problems.report(
             section.get("interfaces").map_or(section.span(), |node| &node.span),
@@ -105,6 +106,9 @@ pub(super) fn xdp(problems: &Problems, root: &Section, needs_interfaces: bool) -
             .choice("mode", &modes)
             .map_or(Mode::Auto, |mode| mode.value),
         max_flows: section.max_flows().unwrap_or(262_144),
+        set_up: section
+            .choice("set_up", &set_ups)
+            .map_or(SetUp::All, |set_up| set_up.value),
     }
 }
 

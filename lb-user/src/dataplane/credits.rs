@@ -1,16 +1,12 @@
 //! The map of credits in the agent's memory: program and agent count connections in the same cells.
 
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use anyhow::Context as _;
-use aya::maps::MapData;
 use lb_common::limits::credit::{CELLS, Credit};
 
 use super::home::{At, Home};
+use super::mapped::{Mapped, Value};
 
 /// [`Credit`] with fields that others write too.
 #[repr(C)]
@@ -20,7 +16,8 @@ struct Cell {
 }
 const _: () = assert!(size_of::<Cell>() == size_of::<Credit>());
 
-const LEN: usize = CELLS as usize * size_of::<Cell>();
+// SAFETY: atomics only, without padding.
+unsafe impl Value for Cell {}
 
 /// The cells of an agent without XDP.
 #[derive(Clone)]
@@ -40,16 +37,10 @@ impl Default for MemoryCells {
 pub struct Credits(Place);
 
 enum Place {
-    /// The map, shared with the kernel (`BPF_F_MMAPABLE`, Linux 5.5).
-    Mapped(Mapping),
+    /// The map, shared with the kernel.
+    Mapped(Mapped<Cell>),
     Memory(MemoryCells),
 }
-
-/// [`CELLS`] cells, mapped.
-struct Mapping(NonNull<Cell>);
-
-// SAFETY: the memory is only accessed through atomics and belongs to the process, not to a thread.
-unsafe impl Send for Mapping {}
 
 impl Credits {
     /// Maps what is pinned, or takes what is in memory.
@@ -57,47 +48,16 @@ impl Credits {
     /// # Errors
     /// The map can't be opened or mapped.
     pub fn open(home: &Home) -> anyhow::Result<Self> {
-        let dir = match &home.at {
-            At::Pinned(dir) => dir,
-            At::Memory(memory) => return Ok(Self(Place::Memory(memory.credits.clone()))),
-        };
-        let path = dir.join("CREDITS");
-        let map = MapData::from_pin(&path)
-            .with_context(|| format!("cannot open the map {}", path.display()))?;
-        let has = map.info()?.max_entries();
-        anyhow::ensure!(
-            has == CELLS,
-            "the map {} has {has} entries in place of {CELLS}",
-            path.display()
-        );
-        // SAFETY: a new mapping at an address of the kernel's choice, of a map that is this large (its
-        // entries are 8 bytes, its size is rounded up to pages). It keeps the map alive by itself.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                LEN,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if memory == libc::MAP_FAILED {
-            let error = io::Error::last_os_error();
-            return Err(error).with_context(|| format!("cannot map {}", path.display()));
-        }
-        let memory = NonNull::new(memory.cast()).context("mapped at address 0")?;
-        Ok(Self(Place::Mapped(Mapping(memory))))
+        Ok(Self(match &home.at {
+            At::Pinned(dir) => Place::Mapped(Mapped::open(dir, "CREDITS", CELLS)?),
+            At::Memory(memory) => Place::Memory(memory.credits.clone()),
+        }))
     }
 
     fn cell(&self, index: u32) -> Option<&Cell> {
         match &self.0 {
             Place::Memory(cells) => cells.0.get(index as usize),
-            Place::Mapped(mapping) if index < CELLS => {
-                // SAFETY: within the mapping, which lives as long as `self`; pages are aligned for atomics.
-                Some(unsafe { mapping.0.add(index as usize).as_ref() })
-            }
-            Place::Mapped(_) => None,
+            Place::Mapped(cells) => cells.get(index),
         }
     }
 
@@ -122,12 +82,5 @@ impl Credits {
         if let Some(cell) = self.cell(index) {
             cell.open_until.store(until, Relaxed);
         }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: our mapping, of this length; no reference into it outlives `self`.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), LEN) };
     }
 }

@@ -5,8 +5,8 @@
 //! - [`load`]: programs and maps, new or adopted; [`unload`]: all gone
 //! - [`home`]: where the tables are; [`table`]: the kernel's maps, or the same in memory; [`proxied`]: the
 //!   connections of the proxy among those of the flow map
-//! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces; [`credits`]: a map in
-//!   memory; [`count`]: how much is in one
+//! - [`maps`]: typed handles; [`batch`]: reading the flow map in large pieces; [`mapped`]: a map in
+//!   memory, as [`credits`] and [`turns`] are; [`count`]: how much is in one
 //! - [`clock`]: the kernel's monotonic clock, which the program stamps by
 
 mod batch;
@@ -16,9 +16,11 @@ mod credits;
 mod home;
 mod load;
 mod lock;
+mod mapped;
 mod maps;
 mod proxied;
 mod table;
+mod turns;
 mod unload;
 
 pub use batch::Batches;
@@ -29,6 +31,7 @@ pub use lock::{Lock, LockError};
 pub use maps::Maps;
 pub use proxied::{From, Opened, Proxied, Registered};
 pub use table::Table;
+pub use turns::Turns;
 pub use unload::{Unloaded, unload};
 
 use std::path::{Path, PathBuf};

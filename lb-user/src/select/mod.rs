@@ -99,6 +99,8 @@ pub trait Bindings {
     fn get(&mut self, client: u64) -> Option<Binding>;
     /// Creates or overwrites it.
     fn put(&mut self, client: u64, binding: Binding);
+    /// The node of a pool whose turn it is, where turns are shared with others who choose ([`Selector::round`]).
+    fn turn(&mut self, pool: usize) -> Option<u16>;
 }
 
 /// How a backend was found.
@@ -252,7 +254,8 @@ impl Selector {
             pools,
             candidates,
         } = self;
-        let pool = pools.get_mut(pool)?;
+        let index = pool;
+        let pool = pools.get_mut(index)?;
         let seat = |number: u16| seats.get(usize::from(number)).and_then(Option::as_ref);
         let usable = |number: u16| {
             seat(number).is_some_and(|seat| {
@@ -270,6 +273,12 @@ impl Selector {
                 return Some((bound, By::Binding));
             }
         }
+        if let Some(next) = bindings.turn(index) {
+            let takes_new = seat(next).is_some_and(|seat| seat.weight() > 0);
+            if pool.nodes.contains(&next) && takes_new && usable(next) {
+                return Some((next, By::Policy));
+            }
+        }
         candidates.clear();
         candidates.extend(pool.nodes.iter().map(|&number| Candidate {
             number,
@@ -280,6 +289,28 @@ impl Selector {
         }));
         let chosen = pool.policy.choose(client.shared, candidates)?;
         Some((*pool.nodes.get(chosen)?, By::Policy))
+    }
+
+    /// The nodes of a pool in the order in which they get clients that are bound to none, if that order is all
+    /// there is to it: until something changes, others may choose by it. Without nodes that `but` names.
+    #[must_use]
+    pub fn round(&self, pool: usize, most: usize, but: impl Fn(u16) -> bool) -> Option<Vec<u16>> {
+        let pool = self.pools.get(pool)?;
+        let candidates: Vec<_> = pool
+            .nodes
+            .iter()
+            .filter_map(|&number| {
+                let seat = self.seat(number)?;
+                Some(Candidate {
+                    number,
+                    key: seat.node.key,
+                    weight: seat.weight(),
+                    usable: seat.node.state == NodeState::Up && !but(number),
+                    flows: seat.load(),
+                })
+            })
+            .collect();
+        pool.policy.round(&candidates, most)
     }
 
     /// Notes that the client with the identifier hash `client` ([`Client::binding`]) has a connection to

@@ -30,6 +30,13 @@ pub trait Policy {
     /// [`shared_hash`](super::shared_hash) of the client identifier, 0 for none.
     fn choose(&mut self, client: u64, candidates: &[Candidate]) -> Option<usize>;
 
+    /// If choices don't depend on clients and connections: the numbers of the nodes that follow each other,
+    /// `most` at most, after which all begins anew.
+    fn round(&self, candidates: &[Candidate], most: usize) -> Option<Vec<u16>> {
+        let _ = (candidates, most);
+        None
+    }
+
     /// A node left the pool: its number may come back as another one's.
     fn forget(&mut self, number: u16);
 }

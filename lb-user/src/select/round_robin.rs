@@ -58,7 +58,35 @@ impl RoundRobin {
     }
 }
 
+/// The turns until all accounts are what they were at the start, by the nodes' numbers: each node as often as
+/// its weight says, in smooth order. `None` if these are more than `most`, or if nobody takes clients.
+fn round(candidates: &[Candidate], most: usize) -> Option<Vec<u16>> {
+    let weights = || {
+        let takers = candidates.iter().filter(|c| c.takes_new());
+        takers.map(|c| u64::from(c.weight))
+    };
+    let divisor = weights().fold(0, gcd);
+    let len = usize::try_from(weights().sum::<u64>().checked_div(divisor)?).ok()?;
+    if len > most {
+        return None;
+    }
+    let mut turns = RoundRobin::default();
+    let mut next = |_| {
+        let chosen = turns.turn(candidates, Candidate::takes_new)?;
+        Some(candidates[chosen].number)
+    };
+    (0..len).map(&mut next).collect()
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 impl Policy for RoundRobin {
+    fn round(&self, candidates: &[Candidate], most: usize) -> Option<Vec<u16>> {
+        round(candidates, most)
+    }
+
     fn choose(&mut self, _client: u64, candidates: &[Candidate]) -> Option<usize> {
         self.turn(candidates, Candidate::takes_new)
     }

@@ -17,6 +17,9 @@ impl Bindings for Table {
     fn put(&mut self, client: u64, binding: Binding) {
         self.0.insert(client, binding);
     }
+    fn turn(&mut self, _pool: usize) -> Option<u16> {
+        None
+    }
 }
 
 const UP: Node = Node {
