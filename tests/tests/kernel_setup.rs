@@ -1,5 +1,5 @@
-//! Known clients are connected by the kernel alone, back to their backend; what it can't finish the agent
-//! takes over, and the client notices neither.
+//! Clients are connected by the kernel alone, those that were here before back to their backend; what it
+//! can't finish the agent takes over, and the client notices neither.
 
 mod common;
 
@@ -12,6 +12,9 @@ use lb_tests::broker::Kind;
 use lb_tests::lab::{self, Lab};
 use lb_tests::mqlb::{Mqlb, Steered};
 use lb_tests::raw::{self, Connect};
+
+/// New clients are the agent's.
+const KNOWN: &str = "set_up = \"known\"";
 
 fn steered_since(mqlb: &Mqlb, before: Steered) -> Steered {
     let now = mqlb.steered().unwrap();
@@ -30,6 +33,7 @@ fn all_return_by_the_kernel(source: &'static str, mode: &'static str) {
     let options = Options {
         source,
         mode,
+        xdp: KNOWN.into(),
         ..Options::default()
     };
     let mut mqlb = Mqlb::start(&lab, &options).unwrap();

@@ -107,7 +107,7 @@ fn a_second_agent_is_told_who_runs() {
     // The first is none the worse for it.
     let fleet = lab.fleet().unwrap();
     fleet.connect(0..10).unwrap().check().unwrap();
-    assert_eq!(mqlb.steered().unwrap().agent, 10);
+    assert_eq!(mqlb.steered().unwrap().kernel, 10);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Everybody comes back at once: the kernel connects them all to where they were, and the agent has next to
-//! nothing to do with it.
+//! Everybody connects at once, and then comes back: the kernel connects them all, back to where they were, and
+//! the agent has next to nothing to do with it.
 
 mod common;
 
@@ -38,13 +38,39 @@ fn all_connect(fleet: &Fleet, mqlb: &Mqlb, clients: u32) -> (usize, Duration, Du
 }
 
 #[test]
-fn known_clients_return_by_the_kernel() {
+fn all_connect_and_return_by_the_kernel() {
     let clients = clients();
     let lab = common::lab_with(lab::Options {
         broker: Some(Kind::Embedded),
         ..lab::Options::default()
     });
     let mqlb = Mqlb::start(&lab, &Options::default()).unwrap();
+    let fleet = lab.fleet().unwrap();
+    let (returned, of_agent, took) = all_connect(&fleet, &mqlb, clients);
+    assert_eq!(returned, 0);
+    let new = mqlb.steered().unwrap();
+    println!("new: {took:?}, the agent's CPU time {of_agent:?}, {new:?}");
+    assert_eq!(new.kernel + new.agent, u64::from(clients));
+    assert!(
+        new.kernel >= u64::from(clients) * 99 / 100,
+        "{new:?} of {clients}"
+    );
+    let (returned, _, _) = all_connect(&fleet, &mqlb, clients);
+    assert_eq!(returned, clients as usize, "each at its broker");
+}
+
+#[test]
+fn known_clients_return_by_the_kernel() {
+    let clients = clients();
+    let lab = common::lab_with(lab::Options {
+        broker: Some(Kind::Embedded),
+        ..lab::Options::default()
+    });
+    let options = Options {
+        xdp: "set_up = \"known\"".into(),
+        ..Options::default()
+    };
+    let mqlb = Mqlb::start(&lab, &options).unwrap();
     let fleet = lab.fleet().unwrap();
     let (returned, by_agent, took) = all_connect(&fleet, &mqlb, clients);
     assert_eq!(returned, 0);

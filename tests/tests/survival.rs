@@ -102,7 +102,12 @@ fn talkers_notice_nothing_of_upgrades_to_other_programs() {
 #[test]
 fn without_an_agent_known_clients_connect_and_the_others_wait() {
     let lab = common::lab_with_brokers(3);
-    let mut mqlb = Mqlb::start(&lab, &common::unchecked()).unwrap();
+    let options = Options {
+        // Who gets the next client depends on who has how many, which only an agent counts.
+        pool: "policy = \"least-connections\"".into(),
+        ..common::unchecked()
+    };
+    let mut mqlb = Mqlb::start(&lab, &options).unwrap();
     let fleet = lab.fleet().unwrap();
     fleet.connect(0..50).unwrap().check().unwrap();
     let by_kernel = mqlb.steered().unwrap().kernel;

@@ -88,5 +88,6 @@ pod!(
     Listener,
     Source,
     SourceKey,
+    Turns,
     crate::limits::credit::Credit
 );

@@ -404,6 +404,8 @@ impl Core {
             }
             Message::Configure(config, answer) => (self.apply(*config), answer),
         };
+        // Whoever connects after the answer finds what was asked for.
+        self.steerer.share_turns();
         self.share();
         // Who asked may have gone.
         let _ = answer.send(result);

@@ -13,15 +13,14 @@ use crate::clock;
 use crate::frame::{ACK, FIN, PSH, RST, SYN, Segment, edit, timestamps};
 use crate::place::{
     self, BACKEND_MAC, CLIENT_MAC, CURRENT_KEY, FROM_BACKEND, FROM_CLIENT, GENERATION, HOP,
-    IFINDEX, LISTENER, OUR_MAC, OUR_OUT_MAC, SETTINGS,
+    IFINDEX, LISTENER, OUR_MAC, OUR_OUT_MAC, POOL, SETTINGS,
 };
 use crate::world::{Action, Run, World};
 
 pub const ISN: u32 = 0xffff_fff0;
 pub const ID: &[u8] = b"device-0001-abcdef-23by";
-const POOL: u16 = 3;
 /// Slot of the backend's IPv4 address; IPv6 is the next one.
-const SLOT: u16 = 4;
+pub const SLOT: u16 = 4;
 pub const THEIRS: u32 = 0x7000_0000;
 
 const IDLE: IdleLimits = IdleLimits {
@@ -30,11 +29,11 @@ const IDLE: IdleLimits = IdleLimits {
     zero: 3_600_000_000_000,
 };
 
-fn hash(id: &[u8]) -> u64 {
+pub fn hash(id: &[u8]) -> u64 {
     siphash::bytes(&SETTINGS.client_key, id).max(1)
 }
 
-fn now() -> u32 {
+pub fn now() -> u32 {
     ticks::from_ns(clock::coarse_ns())
 }
 
@@ -154,7 +153,7 @@ pub fn prepare(w: &mut World) {
     bind(w, now());
 }
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings {
         idle: IDLE,
         linger: ticks::span(1_800_000_000_000),
@@ -176,7 +175,7 @@ pub fn listener(source: u8) -> Listener {
     }
 }
 
-fn backend(client: &Client, snat: u16) -> Backend {
+pub fn backend(client: &Client, snat: u16) -> Backend {
     Backend {
         address: client.backend().src,
         port: client.backend().src_port,
@@ -191,7 +190,7 @@ fn backend(client: &Client, snat: u16) -> Backend {
     }
 }
 
-fn bind(w: &mut World, last_seen: u32) {
+pub fn bind(w: &mut World, last_seen: u32) {
     let binding = Binding {
         backend: SLOT,
         last_seen,
@@ -251,7 +250,7 @@ pub fn both(w: &World, client: &Client) -> (Flow, Flow) {
     (of_client, of_backend)
 }
 
-fn entries(w: &World) -> usize {
+pub fn entries(w: &World) -> usize {
     w.flows.keys().count()
 }
 

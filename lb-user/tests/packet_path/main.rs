@@ -20,4 +20,5 @@ mod set_up;
 mod sources;
 mod spliced;
 mod syn;
+mod turns;
 mod world;

@@ -26,6 +26,8 @@ pub const FROM_BACKEND: ([u8; 6], [u8; 6]) = (BACKEND_MAC, OUR_OUT_MAC);
 
 /// Listener of the VIPs.
 pub const LISTENER: u8 = 5;
+/// Pool of the listeners that steer.
+pub const POOL: u16 = 3;
 /// Slot of the one backend.
 pub const BACKEND_SLOT: u16 = 3;
 /// Generation of its next hop.

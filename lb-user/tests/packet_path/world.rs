@@ -9,7 +9,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use lb_common::layout::{
     Backend, Binding, Bucket, Counter, Endpoint, EndpointKey, Flow, FlowKey, Listener, Pending,
-    Settings, Source, SourceKey, Verdict,
+    Settings, Source, SourceKey, TURNS, Turns, Verdict,
 };
 
 use lb_common::limits::credit::{self, Credit};
@@ -97,6 +97,7 @@ pub struct World {
     pub backends: Array<MapData, Backend>,
     pub bindings: HashMap<MapData, u64, Binding>,
     pub snat: Array<MapData, [u8; 16]>,
+    pub turns: Array<MapData, Turns>,
     pub pending: Array<MapData, Pending>,
     pub listeners: Array<MapData, Listener>,
     pub credits: Array<MapData, Credit>,
@@ -109,6 +110,14 @@ pub struct World {
     ebpf: Ebpf,
     pins: Pins,
 }
+
+/// What the map of turns holds of a pool that has none.
+pub const NO_TURNS: Turns = Turns {
+    next: 0,
+    len: 0,
+    families: 0,
+    round: [0; TURNS],
+};
 
 /// Slots of the flow map here, unless a test wants fewer.
 pub const FLOWS: u32 = 64;
@@ -153,6 +162,7 @@ impl World {
             backends: map("BACKENDS").try_into().unwrap(),
             bindings: map("BINDINGS").try_into().unwrap(),
             snat: map("SNAT").try_into().unwrap(),
+            turns: map("TURNS").try_into().unwrap(),
             pending: map("PENDING").try_into().unwrap(),
             listeners: map("LISTENERS").try_into().unwrap(),
             credits: map("CREDITS").try_into().unwrap(),
@@ -193,6 +203,7 @@ impl World {
         for key in keys {
             self.blocked.remove(&key).unwrap();
         }
+        self.turns.set(place::POOL.into(), NO_TURNS, 0).unwrap();
         self.set_listener(&place::UNLIMITED);
         for cell in [credit::ALL, place::UNLIMITED.credit.into()] {
             self.set_credit(cell, credit::UNLIMITED);

@@ -2,6 +2,7 @@
 
 mod consistent;
 mod least_connections;
+mod round;
 
 use super::*;
 use proptest::prelude::*;

@@ -42,6 +42,7 @@ impl Promise {
 pub fn judge(samples: &[Sample], haproxy: Option<&str>, flows: Option<&Value>) -> Vec<Promise> {
     let direct = |scenario, key| ratio(samples, scenario, key, XDP, DIRECT);
     let beside = |scenario, key| added(samples, scenario, key, XDP, DIRECT, haproxy?);
+    let alone = |key, scenario| own(samples, key, scenario, haproxy?);
     let lost = |scenario| statistics::spread(samples, scenario, XDP, "lost");
     let bytes = |system| memory(samples, system);
     let less = haproxy.and_then(|haproxy| Some(bytes(XDP)? / bytes(haproxy)?));
@@ -89,6 +90,24 @@ pub fn judge(samples: &[Sample], haproxy: Option<&str>, flows: Option<&Value>) -
             "×",
             beside("churn-new", "cpu"),
         ),
+        Promise::new(
+            "XDP programs alone, a pair: share of what HAProxy adds to direct",
+            0.1,
+            "×",
+            alone("pair", "pairs"),
+        ),
+        Promise::new(
+            "XDP programs alone, a connection, known clients: share of what HAProxy adds to direct",
+            0.1,
+            "×",
+            alone("known", "churn-known"),
+        ),
+        Promise::new(
+            "XDP programs alone, a connection, new clients: share of what HAProxy adds to direct",
+            0.2,
+            "×",
+            alone("new", "churn-new"),
+        ),
         Promise::new("memory per idle connection", 512.0, "B", single(bytes(XDP))),
         Promise::new(
             "memory per idle connection, share of HAProxy's",
@@ -111,6 +130,18 @@ pub fn judge(samples: &[Sample], haproxy: Option<&str>, flows: Option<&Value>) -
             single(flows.and_then(growth)),
         ),
     ]
+}
+
+/// What the XDP programs take by the kernel's clock, as a share of what `haproxy` adds to the plain route in a scenario.
+fn own(samples: &[Sample], key: &str, scenario: &str, haproxy: &str) -> Option<Spread> {
+    let programs = statistics::spread(samples, "programs", XDP, key)?;
+    let cpu = |system| Some(statistics::spread(samples, scenario, system, "cpu")?.median);
+    let added = cpu(haproxy)? - cpu(DIRECT)?;
+    Some(Spread {
+        low: programs.low / added,
+        median: programs.median / added,
+        high: programs.high / added,
+    })
 }
 
 /// Bytes that a connection costs the balancer: its process, the kernel's objects beyond the plain route's, and maps.

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod messages;
 pub mod moved;
 pub mod pairs;
+pub mod programs;
 pub mod restart;
 pub mod storm;
 
@@ -84,10 +85,11 @@ pub struct Facts {
 }
 
 /// In the order in which they run.
-pub const ALL: [&Scenario; 14] = [
+pub const ALL: [&Scenario; 15] = [
     &pairs::SCENARIO,
     &churn::KNOWN,
     &churn::NEW,
+    &programs::SCENARIO,
     &storm::KNOWN,
     &storm::NEW,
     &latency::LOW,

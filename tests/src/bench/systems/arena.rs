@@ -228,7 +228,7 @@ impl Arena {
 
     /// Forwards by XDP.
     pub fn is_xdp(&self) -> bool {
-        self.system.kind == Kind::MqlbXdp
+        self.system.is_xdp()
     }
 
     /// Waits until no client is connected to any broker.

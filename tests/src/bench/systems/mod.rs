@@ -21,6 +21,13 @@ pub struct System {
     pub ends: Ends,
 }
 
+impl System {
+    /// Forwards by XDP.
+    pub fn is_xdp(&self) -> bool {
+        self.kind == Kind::MqlbXdp
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The balancer's namespace forwards, and the clients know the brokers' addresses: the floor.
