@@ -86,6 +86,7 @@ const ROWS: &[Row] = &[
     ("name = \"edge\"", "name = \"edge\"\nstate_dir = \"/run/x\"", "[agent]: state_dir \"/var/lib/mqlb/edge\" -> \"/run/x\"", Some(Remedy::Restart)),
     ("[\"eth0\", \"eth1\"]", "[\"eth2\", \"eth1\"]", "[xdp]: interfaces +eth2 -eth0", Some(Remedy::Restart)),
     ("mode = \"auto\"", "mode = \"native\"", "[xdp]: mode auto -> native", Some(Remedy::Unload)),
+    ("max_flows = 1000\n", "max_flows = 1000\nset_up = \"known\"\n", "[xdp]: set_up all -> known", None),
     ("max_flows = 1000\n", "max_flows = 2000\n", "[xdp]: max_flows 1000 -> 2000", Some(Remedy::Unload)),
     ("[\"10.77.1.1\"]", "[]", "[snat]: addresses -10.77.1.1", None),
     ("10000-20000", "10000-30000", "[snat]: ports 10000-20000 -> 10000-30000", Some(Remedy::Restart)),

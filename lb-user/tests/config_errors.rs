@@ -127,6 +127,7 @@ const ROWS: &[Row] = &[
     row("[xdp]\ninterfaces = [\"eth0\", \"eth1\"]", "[xdp]", 3, "no interface to attach", "interfaces = [\"eth0\"]"),
     row("[\"eth0\", \"eth1\"]", "[\"eth0\", \"eth0\"]", 4, "\"eth0\" is listed twice", "keep one"),
     row("[\"eth0\", \"eth1\"]", "[\"eth/0\"]", 4, "\"eth/0\" is not a name of a network interface", "ip link"),
+    row("\nmode = \"auto\"", "\nset_up = \"some\"", 5, "set_up = \"some\" means nothing", "\"all\", \"known\" or \"none\""),
     row("\nmode = \"auto\"", "\nmax_flows = 0", 5, "max_flows = 0 is out of range", "from 1 to 67108864"),
     row("[admin]", "[snat]\naddresses = [\"10.0.0.1/24\"]\n[admin]", 2, "\"10.0.0.1/24\" is not an IP address", "\"10.0.0.1\""),
     row("[admin]", "[snat]\naddresses = [\"10.0.0.1\", \"10.0.0.1\"]\n[admin]", 2, "10.0.0.1 is listed twice", "keep one"),

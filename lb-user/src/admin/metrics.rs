@@ -158,7 +158,7 @@ fn backends(out: &mut Exposition, pools: &[PoolStatus]) {
     );
     out.counter(
         "mqlb_backend_assigned_total",
-        "Clients sent to a backend.",
+        "Connections begun to a backend.",
         each(&|backend| backend.assigned_total),
     );
     out.counter(

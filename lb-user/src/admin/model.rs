@@ -89,7 +89,7 @@ pub struct BackendStatus {
     pub weight: u32,
     /// Live flows.
     pub flows: u64,
-    /// Clients sent here since the agent started.
+    /// Connections begun to it since the agent started.
     pub assigned_total: u64,
     /// Attempts to connect that failed since the agent started.
     pub failures_total: u64,

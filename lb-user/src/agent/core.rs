@@ -287,7 +287,7 @@ impl Core {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.config.clone_from(&self.config);
         shared.nodes.clone_from(&self.steerer.nodes);
-        shared.tally.clone_from(&self.steerer.tally);
+        shared.tally = self.steerer.tally();
         shared.setups = self.setups.stats();
         let (sniffing, connecting) = self.front.set_ups();
         shared.setups.sniffing += sniffing;

@@ -1,6 +1,7 @@
 //! The real [`Steering`]: pools, bindings in the kernel's map, and what is known of each backend.
 
 use std::collections::HashMap;
+use std::num::Wrapping;
 use std::time::Duration;
 
 use lb_common::layout::{Binding, Endpoint, ticks};
@@ -84,10 +85,12 @@ impl select::Bindings for Table {
     }
 }
 
-/// Counts of one backend.
+/// Counts of one backend, since the agent started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
+    /// Connections that were begun to it, by agent and kernel; those that failed included.
     pub assigned: u64,
+    /// Attempts of the agent that failed.
     pub failures: u64,
 }
 
@@ -98,8 +101,10 @@ pub struct Steerer {
     pub nodes: Vec<Node>,
     /// By the node's number: passed over until then, monotonic ns.
     pub(super) avoid: Vec<u64>,
-    /// By the node's number.
-    pub tally: Vec<Tally>,
+    /// By the node's number: attempts that failed.
+    failures: Vec<u64>,
+    /// By the node's number: connections that were begun to it before this agent.
+    begun: Vec<Wrapping<u32>>,
     /// Pool of each listener index.
     pools: HashMap<u8, usize>,
     /// Other pools of a listener, by the server that clients ask for.
@@ -126,7 +131,9 @@ impl Steerer {
         credits: Credits,
     ) -> Self {
         let numbers = usize::from(SLOTS / 2);
+        let begun = (0..SLOTS / 2).map(|number| begun(&credits, number));
         Self {
+            begun: begun.collect(),
             selector: Selector::default(),
             bindings: Table {
                 map: bindings,
@@ -136,7 +143,7 @@ impl Steerer {
             },
             nodes: Vec::new(),
             avoid: vec![0; numbers],
-            tally: vec![Tally::default(); numbers],
+            failures: vec![0; numbers],
             pools: HashMap::new(),
             routes: HashMap::new(),
             slow_start: Vec::new(),
@@ -290,10 +297,27 @@ impl Steerer {
         }
     }
 
+    /// Counts by the node's number.
+    pub fn tally(&self) -> Vec<Tally> {
+        let before = (0..).zip(&self.begun);
+        let assigned = before.map(|(number, before)| (begun(&self.credits, number) - *before).0);
+        let both = assigned.zip(&self.failures);
+        both.map(|(assigned, failures)| Tally {
+            assigned: assigned.into(),
+            failures: *failures,
+        })
+        .collect()
+    }
+
     /// The node with this slot.
     pub fn index_of(&self, slot: u16) -> Option<usize> {
         self.nodes.iter().position(|n| n.number == node_of(slot))
     }
+}
+
+/// Connections that were ever begun to a node; wraps around.
+fn begun(credits: &Credits, number: u16) -> Wrapping<u32> {
+    Wrapping(credits.get(of_backend(slot(number, true))).opened)
 }
 
 /// The rule that the configuration names.
@@ -371,9 +395,6 @@ impl Steering for Steerer {
 
     fn opened(&mut self, listener: u8, chosen: u16, client: u64) {
         let number = usize::from(node_of(chosen));
-        if let Some(tally) = self.tally.get_mut(number) {
-            tally.assigned += 1;
-        }
         if let Some(avoid) = self.avoid.get_mut(number)
             && *avoid != 0
         {
@@ -400,8 +421,8 @@ impl Steering for Steerer {
     fn failed(&mut self, chosen: u16, reason: Failure) {
         self.selector.failed(chosen);
         let number = usize::from(node_of(chosen));
-        if let Some(tally) = self.tally.get_mut(number) {
-            tally.failures += 1;
+        if let Some(failures) = self.failures.get_mut(number) {
+            *failures += 1;
         }
         // A tuple in use says nothing about the backend, nor does a port for something else.
         if !matches!(reason, Failure::TupleInUse | Failure::OtherPort)

@@ -9,6 +9,7 @@ use super::model::{Admin, Agent, Bindings, Limits, Mode, Prefix, SetUp, Snat, Ti
 use super::problem::{At, Problems};
 use super::section::{Section, check_name};
 use super::value;
+use crate::dataplane::RESERVE;
 
 /// Where agents pin things, each in a directory of its own name.
 pub(super) const PIN_PARENT: &str = "/sys/fs/bpf/mqlb";
@@ -17,6 +18,10 @@ pub(super) const STATE_PARENT: &str = "/var/lib/mqlb";
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// As many as make the flow map 2^19 entries: the kernel gives a map the next power of two of buckets, so one entry
+/// more would cost 16 bytes in each.
+const DEFAULT_FLOWS: u32 = ((1 << 19) - RESERVE) / 2;
 
 /// A CONNECT's bytes around its client identifier, without MQTT 5 properties: fixed header 5,
 /// protocol name 8, level, flags and keep-alive 4, lengths of properties and identifier 3.
@@ -105,7 +110,7 @@ pub(super) fn xdp(problems: &Problems, root: &Section, needs_interfaces: bool) -
         mode: section
             .choice("mode", &modes)
             .map_or(Mode::Auto, |mode| mode.value),
-        max_flows: section.max_flows().unwrap_or(262_144),
+        max_flows: section.max_flows().unwrap_or(DEFAULT_FLOWS),
         set_up: section
             .choice("set_up", &set_ups)
             .map_or(SetUp::All, |set_up| set_up.value),

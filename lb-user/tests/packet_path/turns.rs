@@ -66,7 +66,7 @@ fn new_clients_take_turns_and_are_bound() {
         for n in 0..6u8 {
             let mut client = family;
             client.key.src_port = [9, n];
-            let id = [b'n', n + b'0'];
+            let id = [b'n', n + b'0', u8::from(family.key.is_v4()) + b'0'];
             let run = w.run(&client.connect(&connect_with(&id, b"p")).bytes());
             assert_eq!(
                 (run.action, verdicts(&run)),
