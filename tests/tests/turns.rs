@@ -132,7 +132,6 @@ fn orders_and_failures_change_whose_turn_it_is() {
 
 #[test]
 fn where_more_is_to_be_looked_at_the_agent_chooses() {
-    let lab = lab();
     let policy = |policy: &str| Options {
         pool: format!("policy = \"{policy}\""),
         ..Options::default()
@@ -170,6 +169,7 @@ fn where_more_is_to_be_looked_at_the_agent_chooses() {
         ),
     ];
     for (why, options) in rows {
+        let lab = lab();
         let mqlb = Mqlb::start(&lab, &options).unwrap();
         let fleet = fleet(&lab, "client");
         let by = steered(&mqlb, || {
