@@ -184,6 +184,15 @@ pub const TOOLS: &[Tool] = &[
         alpine: &["python3"],
     },
     Tool {
+        need: Need::Clients,
+        proof: Proof::Program("chromium"),
+        purpose: "a browser, which is a client for the tests",
+        debian: &["chromium"],
+        fedora: &["chromium"],
+        arch: &["chromium"],
+        alpine: &["chromium"],
+    },
+    Tool {
         need: Need::Vm,
         proof: Proof::Program("qemu-system-x86_64"),
         purpose: "virtual machines for other kernels",
