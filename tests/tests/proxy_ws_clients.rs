@@ -145,11 +145,22 @@ fn mqtt_js_in_chromium_reaches_mosquitto() {
     let mut chromium = Command::new("chromium");
     // Nothing but the page, and no certificate but this one is taken on trust.
     chromium
-        .args("--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage".split(' '))
-        .args("--no-first-run --disable-background-networking --disable-component-update".split(' '))
+        .args(
+            "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage"
+                .split(' '),
+        )
+        .args(
+            "--no-first-run --disable-background-networking --disable-component-update".split(' '),
+        )
         .args(["--disable-sync", "--no-proxy-server"])
-        .arg(format!("--ignore-certificate-errors-spki-list={}", stage.pin))
-        .arg(format!("--user-data-dir={}", stage.files.path().join("chromium").display()))
+        .arg(format!(
+            "--ignore-certificate-errors-spki-list={}",
+            stage.pin
+        ))
+        .arg(format!(
+            "--user-data-dir={}",
+            stage.files.path().join("chromium").display()
+        ))
         .arg(format!("http://{page}/?{query}"))
         .env("HOME", stage.files.path());
     let log = stage.files.path().join("chromium.log");
