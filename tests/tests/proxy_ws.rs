@@ -370,10 +370,11 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
     agent.counted("listener_full", 1);
     agent.command(&["disable", "emqx1"]);
     assert_eq!(
-        next(&mut first),
-        None,
-        "a disabled node's clients are cut off"
+        closed(&mut first),
+        Some(1001),
+        "a disabled node's clients are sent away"
     );
+    assert_eq!(next(&mut first), None);
     eventually("there is room again", || {
         let mut third = upgraded(vip);
         third

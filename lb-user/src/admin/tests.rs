@@ -90,6 +90,13 @@ fn status() -> Status {
             datapath: "xdp".into(),
             source: "snat".into(),
             proxy_protocol: "off".into(),
+            certificates: ["/etc/mqlb/a.crt", "/etc/mqlb/b.crt", "/etc/mqlb/a.crt"]
+                .map(|file| CertificateStatus {
+                    file: file.into(),
+                    names: vec!["mqtt.example".into()],
+                    not_after_seconds: 1_900_000_000,
+                })
+                .into(),
         }],
         pools: vec![PoolStatus {
             name: "emqx".into(),

@@ -19,6 +19,7 @@ use super::refuse::refuse;
 use super::silent::Place;
 use super::stream::{Stream, read_more, reset};
 use super::tls::Session;
+use super::ws::Passed;
 use super::{Common, Options, header, http};
 use crate::config::{Kind, Sticky};
 use crate::dataplane::{From, Opened, Registered};
@@ -33,6 +34,8 @@ pub(super) struct Open {
     pub first: Vec<u8>,
     /// And the client.
     pub back: Vec<u8>,
+    /// Set where both speak WebSocket: what of the backend's frames the client gets.
+    pub frames: Option<Passed>,
     pub registered: Registered,
 }
 
@@ -159,6 +162,7 @@ pub(super) async fn set_up(
         backend,
         first,
         back: Vec::new(),
+        frames: None,
         registered,
     })
 }

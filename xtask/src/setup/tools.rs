@@ -37,6 +37,9 @@ pub struct Tool {
     alpine: &'static [&'static str],
 }
 
+/// Ubuntu has it as a snap only, which can't run with files of a test's own.
+pub const BROWSER: Proof = Proof::Program("chromium");
+
 /// Everything but bpf-linker, which cargo builds ([`super::linker`]).
 pub const TOOLS: &[Tool] = &[
     Tool {
@@ -185,7 +188,7 @@ pub const TOOLS: &[Tool] = &[
     },
     Tool {
         need: Need::Clients,
-        proof: Proof::Program("chromium"),
+        proof: BROWSER,
         purpose: "a browser, which is a client for the tests",
         debian: &["chromium"],
         fedora: &["chromium"],

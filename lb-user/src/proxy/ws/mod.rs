@@ -4,10 +4,11 @@
 //!
 //! - [`upgrade`]: the client's handshake; [`sniff`]: the CONNECT in its first frames
 //! - [`backend`]: the backend's handshake
-//! - [`closing`]: CONNACKs that refuse, and close frames
+//! - [`closing`]: CONNACKs that refuse, and close frames; [`frames`]: where one of ours may come in between
 
 mod backend;
-mod closing;
+pub(super) mod closing;
+mod frames;
 mod sniff;
 pub(super) mod upgrade;
 
@@ -31,6 +32,7 @@ use super::silent::Place;
 use super::stream::{Stream, read_more};
 use super::{Common, Options};
 use crate::setup::{Failure, Settings};
+pub(super) use frames::Passed;
 use sniff::{Found, Sniffer};
 
 /// A handshake that was answered.
@@ -111,6 +113,7 @@ pub(super) async fn set_up(
         backend,
         first: read.bytes,
         back,
+        frames: Some(Passed::default()),
         registered,
     })
 }
