@@ -438,6 +438,10 @@ async fn metrics_are_well_formed() {
             "mqlb_backend_flows{pool=\"emqx\",backend=\"a\\\"b\\\\c\\nd\"}",
             7,
         ),
+        (
+            "mqlb_certificate_not_after_seconds{listener=\"mqtt\",file=\"/etc/mqlb/a.crt\"}",
+            1_900_000_000,
+        ),
         ("mqlb_interface_info{interface=\"eth0\",mode=\"native\"}", 1),
     ] {
         assert_eq!(
