@@ -112,9 +112,19 @@ pub fn connect_with(id: &str, keep_alive: u16) -> Vec<u8> {
     packet
 }
 
+/// An address that nobody listens on, for somebody else to do so. The kernel gives its port to no client meanwhile,
+/// of which there are thousands: it is below those that it chooses from (ip(7), `ip_local_port_range`).
 pub fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        // Other processes begin elsewhere.
+        let begin = u64::from(std::process::id()).wrapping_mul(0x9e37_79b9) % 12_000;
+        let port = 20_000 + (begin + NUMBER.fetch_add(1, Relaxed)) % 12_000;
+        let port = u16::try_from(port).unwrap();
+        if let Ok(socket) = TcpListener::bind(("127.0.0.1", port)) {
+            return socket.local_addr().unwrap();
+        }
+    }
 }
 
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
