@@ -186,8 +186,14 @@ fn mqtt_js_in_chromium_reaches_mosquitto() {
     let heard = heard.unwrap_or_else(|_| panic!("nothing heard: {}", chromium.output()));
     assert_eq!(heard, "heard ws-4\nheard ws-5\nheard wss-4\nheard wss-5");
     stage.agent.counted("steered_agent", 4);
-    // So that it ends its own children and lets go of its files.
+    // So that it ends its own children, which still write to its files.
+    let group = libc::pid_t::try_from(chromium.id()).unwrap();
     chromium.terminate(Duration::from_secs(60)).unwrap();
+    // SAFETY: kill touches no memory, and signal 0 nobody.
+    eventually(
+        "its children have ended",
+        || unsafe { libc::kill(-group, 0) } != 0,
+    );
     stage.mosquitto.kill();
 }
 
