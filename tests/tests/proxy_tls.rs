@@ -499,6 +499,88 @@ fn certificates_are_renewed_without_losing_a_connection() {
 }
 
 #[test]
+fn revoked_certificates_are_refused_from_the_reload_on() {
+    let files = Directory::new();
+    let (servers, clients, server, client_ca) = both_sides(&files);
+    let backend = Backend::start(1);
+    let vip = free_port();
+    let crl = files.write("clients.crl", &clients.revoke(&[9], 2099));
+    let mutual = format!("tls = {{ {server}, client_ca = {client_ca:?}, client_crl = {crl:?} }}");
+    let agent = Agent::start("", &listener("mutual", vip, &mutual), &[backend.address]);
+    let device = |serial: u64| {
+        let number = |params: &mut rcgen::CertificateParams| {
+            params.serial_number = Some(serial.into());
+        };
+        let identity = clients.sign_as("device", &[], number);
+        Arc::new(client_config(&servers, Some(&identity), BOTH))
+    };
+    let [one, two, nine] = [1, 2, 9].map(device);
+    let connect = |config| {
+        let mut stream = tls(vip, "mqtt.test", config)?;
+        served(&mut stream, "c")?;
+        std::io::Result::Ok(stream)
+    };
+    let mut stays = connect(&one).unwrap();
+    connect(&two).unwrap();
+    assert!(connect(&nine).is_err(), "revoked from the start");
+    agent.counted("tls_client_certificate", 1);
+    let reload = || {
+        let output = agent.command(&["reload"]);
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    // Of somebody else, or none: said, and nothing changes.
+    files.write("clients.crl", "");
+    let (code, said) = reload();
+    assert_ne!(code, Some(0));
+    assert!(
+        said.contains("clients.crl holds no revocation list"),
+        "{said}"
+    );
+    assert!(connect(&nine).is_err());
+    files.write("clients.crl", &clients.revoke(&[1, 9], 2099));
+    let (code, said) = reload();
+    assert_eq!(code, Some(0), "{said}");
+    // It has a ticket of a session from before, which counts no more.
+    assert!(connect(&one).is_err() && connect(&nine).is_err());
+    connect(&two).unwrap();
+    echoes(&mut stays, b"open connections stay");
+    // A list that should have been replaced goes on counting, and that is said.
+    files.write("clients.crl", &clients.revoke(&[9], 2022));
+    let (code, said) = reload();
+    assert_eq!(code, Some(0), "{said}");
+    let log = || agent.process.output();
+    eventually("it is said", || log().contains("a newer revocation list"));
+    connect(&one).unwrap();
+    assert!(connect(&nine).is_err());
+}
+
+#[test]
+fn how_long_certificates_are_valid_is_shown() {
+    let files = Directory::new();
+    let servers = Authority::new("servers");
+    let identity = servers.sign_as("mqtt", &["mqtt.test"], |params| {
+        params.not_after = rcgen::date_time_ymd(2033, 5, 18);
+    });
+    let server = keys(&files, "server", &identity);
+    let backend = Backend::start(1);
+    let text = listener("tls", free_port(), &format!("tls = {{ {server} }}"));
+    let agent = Agent::start("", &text, &[backend.address]);
+    let shown = agent.status()["listeners"][0]["certificates"][0].clone();
+    assert_eq!(shown["not_after_seconds"], 1_999_987_200);
+    assert_eq!(shown["names"][0], "mqtt.test");
+    let metrics = lb_tests::http::get_here(agent.admin(), "/metrics").unwrap();
+    let file = files.path().join("server.crt").display().to_string();
+    let line = format!(
+        "mqlb_certificate_not_after_seconds{{listener=\"tls\",file=\"{file}\"}} 1999987200\n"
+    );
+    assert!(metrics.contains(&line), "{metrics}");
+    let status = String::from_utf8(agent.command(&["status"]).stdout).unwrap();
+    let row = status.lines().find(|line| line.contains(&file));
+    assert!(row.is_some_and(|row| row.contains("2033")), "{status}");
+}
+
+#[test]
 fn mistakes_are_found_before_anything_runs() {
     let files = Directory::new();
     let authority = Authority::new("servers");
@@ -543,6 +625,17 @@ fn mistakes_are_found_before_anything_runs() {
     };
     files.write("empty", "");
     files.write(
+        "garbage.crl",
+        "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+    );
+    let revoked = |crl: &str| {
+        format!(
+            ", client_ca = {:?}, client_crl = {:?}",
+            at("server.crt"),
+            at(crl)
+        )
+    };
+    files.write(
         "garbage.crt",
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     );
@@ -565,6 +658,22 @@ fn mistakes_are_found_before_anything_runs() {
         (
             row("server.crt", "server.key", ", client_auth = \"required\""),
             "nothing says who signs",
+        ),
+        (
+            row(
+                "server.crt",
+                "server.key",
+                &format!(", client_crl = {:?}", at("empty")),
+            ),
+            "nothing says who signs them",
+        ),
+        (
+            row("server.crt", "server.key", &revoked("empty")),
+            "empty holds no revocation list",
+        ),
+        (
+            row("server.crt", "server.key", &revoked("garbage.crl")),
+            "garbage.crl holds a damaged revocation list",
         ),
         (
             row("server.crt", "server.key", ", client_ca = \"clients.crt\""),

@@ -5,7 +5,7 @@ mod front;
 mod proxied;
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -370,10 +370,11 @@ fn refusals_are_mqtt_and_then_a_close_frame() {
     agent.counted("listener_full", 1);
     agent.command(&["disable", "emqx1"]);
     assert_eq!(
-        next(&mut first),
-        None,
-        "a disabled node's clients are cut off"
+        closed(&mut first),
+        Some(1001),
+        "a disabled node's clients are sent away"
     );
+    assert_eq!(next(&mut first), None);
     eventually("there is room again", || {
         let mut third = upgraded(vip);
         third
@@ -436,6 +437,106 @@ fn a_node_whose_websocket_fails_is_passed_over_and_not_suspected() {
     on.sort_unstable();
     on.dedup();
     assert!(on.len() > 1, "over TCP all of them serve: {on:?}");
+}
+
+#[test]
+fn a_flood_of_the_silent_keeps_nobody_out() {
+    let node = Node::start(1);
+    for kind in ["ws", "http"] {
+        // However far they go before they fall silent.
+        for (name, said) in [
+            ("nothing", ""),
+            ("half a request", &UPGRADE[..40]),
+            ("no CONNECT", UPGRADE),
+        ] {
+            let vip = free_port();
+            let listener = format!(
+                "[[listener]]\nname = \"ws\"\nkind = \"{kind}\"\nbind = [\"{vip}\"]\npool = \"emqx\"\n"
+            );
+            // So few files that the flood would use them up.
+            let few = ["prlimit", "--nofile=300:300"];
+            let more = "[timeouts]\nsniff = \"600s\"";
+            let agent = Agent::start_with(more, &listener, &[node.mqtt()], &few);
+            let (mut open, _) = client(vip, "before");
+            let flood: Vec<_> = (0..1000)
+                .map(|_| {
+                    let mut stream = TcpStream::connect(vip).unwrap();
+                    // Those that were let go already can't be written to.
+                    let _ = stream.write_all(said.as_bytes());
+                    stream
+                })
+                .collect();
+            eventually(&format!("{kind}, {name}: the oldest go"), || {
+                agent.counter("setup_evicted") >= 700
+            });
+            let (mut honest, _) = client(vip, "honest");
+            for stream in [&mut open, &mut honest] {
+                stream.write_all(&frame(0x82, b"here")).unwrap();
+                assert_eq!(
+                    next(stream),
+                    Some((0x82, b"here".to_vec())),
+                    "{kind}, {name}"
+                );
+            }
+            // The youngest of them are still waited for, the oldest aren't.
+            let gone = |stream: &TcpStream| {
+                stream.set_nonblocking(true).unwrap();
+                let mut rest = [0; 4096];
+                loop {
+                    match (&*stream).read(&mut rest) {
+                        Ok(0) => return true,
+                        Ok(_) => {}
+                        Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+                    }
+                }
+            };
+            assert!(!gone(&flood[999]), "{kind}, {name}");
+            eventually("the oldest are gone", || flood[..700].iter().all(gone));
+        }
+    }
+}
+
+#[test]
+fn who_is_sent_away_hears_it_between_two_frames_or_not_at_all() {
+    // A node whose first frame's header says more than comes.
+    let ip = address();
+    listen(ip, MQTT, drop);
+    listen(ip, WEBSOCKET, |mut stream| {
+        let head = read_head(&mut stream).unwrap();
+        let key = header(&head, "sec-websocket-key").unwrap();
+        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        let (first, payload) = (b"\x82\x05\x20\x02\0\0\x01", b"\x82\x7e\x01\0half");
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.write_all(first).unwrap();
+        // Whoever asks for it gets half a frame.
+        let mut asked = [0; 512];
+        while let Ok(n @ 1..) = stream.read(&mut asked) {
+            if n < 30 {
+                stream.write_all(payload).unwrap();
+            }
+        }
+    });
+    let vip = free_port();
+    let listener = format!(
+        "[[listener]]\nname = \"ws\"\nkind = \"ws\"\nbind = [\"{vip}\"]\npool = \"emqx\"\n"
+    );
+    let agent = Agent::start("", &listener, &[SocketAddr::new(ip, MQTT)]);
+    let (mut whole, _) = client(vip, "whole-with-a-long-identifier");
+    let (mut half, _) = client(vip, "half-with-a-long-identifier");
+    half.write_all(&frame(0x82, b"more")).unwrap();
+    let mut begun = [0; 8];
+    half.read_exact(&mut begun).unwrap();
+    assert_eq!(begun, *b"\x82\x7e\x01\0half");
+    agent.command(&["disable", "emqx1"]);
+    assert_eq!(closed(&mut whole), Some(1001));
+    assert_eq!(next(&mut whole), None);
+    let mut rest = Vec::new();
+    let end = half.read_to_end(&mut rest);
+    assert!(end.is_err() && rest.is_empty(), "{rest:02x?}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ pub const MOST_CONTROL: usize = 125;
 
 /// Codes of close frames (section 7.4.1, and IANA's registry for those of later date).
 pub mod close {
+    pub const GOING_AWAY: u16 = 1001;
     pub const PROTOCOL_ERROR: u16 = 1002;
     pub const UNSUPPORTED_DATA: u16 = 1003;
     pub const INVALID_DATA: u16 = 1007;

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::model::{BackendState, BackendStatus, PoolStatus, Status};
+use super::model::{BackendState, BackendStatus, ListenerStatus, PoolStatus, Status};
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -44,6 +44,7 @@ pub(super) fn render(status: &Status) -> String {
     counters(&mut out, status);
     usage(&mut out, status);
     backends(&mut out, &status.pools);
+    certificates(&mut out, &status.listeners);
     out.text
 }
 
@@ -165,6 +166,27 @@ fn backends(out: &mut Exposition, pools: &[PoolStatus]) {
         "mqlb_backend_failures_total",
         "Failed attempts to connect to a backend.",
         each(&|backend| backend.failures_total),
+    );
+}
+
+fn certificates(out: &mut Exposition, listeners: &[ListenerStatus]) {
+    let mut samples: Vec<Sample> = Vec::new();
+    for listener in listeners {
+        for certificate in &listener.certificates {
+            let labels = vec![
+                ("listener", listener.name.as_str()),
+                ("file", certificate.file.as_str()),
+            ];
+            // One file may be there for two keys.
+            if samples.iter().all(|(others, _)| *others != labels) {
+                samples.push((labels, certificate.not_after_seconds));
+            }
+        }
+    }
+    out.gauge(
+        "mqlb_certificate_not_after_seconds",
+        "Until when clients accept a listener's certificate, in seconds since 1970.",
+        samples,
     );
 }
 

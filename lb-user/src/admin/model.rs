@@ -62,6 +62,19 @@ pub struct ListenerStatus {
     pub source: String,
     /// As in the configuration: `off` or `v2`.
     pub proxy_protocol: String,
+    /// What it shows its clients; none without TLS.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
+}
+
+/// A certificate of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    pub file: String,
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// Until when clients accept it, in seconds since 1970.
+    pub not_after_seconds: u64,
 }
 
 /// One `[pool.NAME]`.

@@ -90,6 +90,13 @@ fn status() -> Status {
             datapath: "xdp".into(),
             source: "snat".into(),
             proxy_protocol: "off".into(),
+            certificates: ["/etc/mqlb/a.crt", "/etc/mqlb/b.crt", "/etc/mqlb/a.crt"]
+                .map(|file| CertificateStatus {
+                    file: file.into(),
+                    names: vec!["mqtt.example".into()],
+                    not_after_seconds: 1_900_000_000,
+                })
+                .into(),
         }],
         pools: vec![PoolStatus {
             name: "emqx".into(),
@@ -430,6 +437,10 @@ async fn metrics_are_well_formed() {
         (
             "mqlb_backend_flows{pool=\"emqx\",backend=\"a\\\"b\\\\c\\nd\"}",
             7,
+        ),
+        (
+            "mqlb_certificate_not_after_seconds{listener=\"mqtt\",file=\"/etc/mqlb/a.crt\"}",
+            1_900_000_000,
         ),
         ("mqlb_interface_info{interface=\"eth0\",mode=\"native\"}", 1),
     ] {

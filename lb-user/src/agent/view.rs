@@ -11,9 +11,11 @@ use super::kernel::Tallies;
 use super::nodes::{Node, socket_address};
 use crate::admin::Source;
 use crate::admin::model::{
-    BackendState, BackendStatus, BindingUsage, Counter, FlowFilter, FlowRow, FlowUsage,
-    InterfaceStatus, ListenerStatus, Located, PoolStatus, Setups, Status, Steered, XdpMode,
+    BackendState, BackendStatus, BindingUsage, CertificateStatus, Counter, FlowFilter, FlowRow,
+    FlowUsage, InterfaceStatus, ListenerStatus, Located, PoolStatus, Setups, Status, Steered,
+    XdpMode,
 };
+use crate::config::Listener;
 use crate::dataplane::{Attached, Home, Maps, clock};
 use crate::select::{NodeState, node_of};
 use crate::setup;
@@ -123,6 +125,16 @@ impl View {
     }
 }
 
+fn certificates(listener: &Listener) -> Vec<CertificateStatus> {
+    let all = listener.tls.iter().flat_map(|tls| &tls.certificates);
+    all.map(|certificate| CertificateStatus {
+        file: certificate.file.display().to_string(),
+        names: certificate.names.clone(),
+        not_after_seconds: u64::try_from(certificate.validity.until).unwrap_or(0),
+    })
+    .collect()
+}
+
 /// What the last checks said, of every address.
 fn reason(node: &Node) -> Option<String> {
     let reasons: Vec<&str> = node
@@ -178,6 +190,7 @@ impl Source for View {
             datapath: l.datapath.as_str().to_owned(),
             source: l.source.as_str().to_owned(),
             proxy_protocol: l.proxy_protocol.as_str().to_owned(),
+            certificates: certificates(l),
         });
         self.shared(|shared| Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,5 +1,6 @@
 //! `mqlb check`
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 use super::output::{print, print_json};
 use super::table::Table;
 use super::{Failure, output};
-use crate::config::{self, Backend, Check, Config, Health, Listener, Policy, Tls, show_duration};
+use crate::config::{
+    self, Backend, Check, Config, Health, Kind, Listener, Policy, Tls, show_duration,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -125,7 +128,7 @@ fn summary(config: &Config) -> String {
             listener.datapath.as_str().to_owned(),
             listener.source.as_str().to_owned(),
             listener.proxy_protocol.as_str().to_owned(),
-            match &listener.trusted_proxies[..] {
+            match &[&listener.trusted_proxies[..], &listener.trusted_edges].concat()[..] {
                 [] => "-".to_owned(),
                 trusted => join(trusted),
             },
@@ -207,6 +210,10 @@ fn describe(config: &Config) -> Value {
             "path": listener.kind.websocket().map(|websocket| &websocket.path),
             "ws_port": listener.kind.websocket().map(|websocket| websocket.port),
             "http_port": listener.kind.dashboard(),
+            "routes": match &listener.kind {
+                Kind::TlsPassthrough(routes) => routes.0.iter().cloned().collect(),
+                Kind::Mqtt | Kind::Ws(_) | Kind::Http { .. } => BTreeMap::new(),
+            },
             "bind": listener.bind,
             "pool": config.pool(listener.pool).name,
             "datapath": listener.datapath.as_str(),
@@ -215,6 +222,7 @@ fn describe(config: &Config) -> Value {
             "tls": listener.tls.as_ref().map(describe_tls),
             "sticky": listener.sticky.as_str(),
             "trusted_proxies": listener.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "trusted_edges": listener.trusted_edges.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "max_flows": listener.max_flows,
         })
     };
@@ -274,6 +282,7 @@ fn describe_tls(tls: &Tls) -> Value {
         "cert": certificates.clone().map(|c| &c.file).collect::<Vec<_>>(),
         "key": certificates.map(|c| &c.key_file).collect::<Vec<_>>(),
         "client_ca": clients.map(|c| &c.authorities.file),
+        "client_crl": clients.and_then(|c| c.revoked.as_ref()).map(|r| &r.file),
         "client_auth": clients.map(|c| if c.required { "required" } else { "optional" }),
         "alpn": tls.alpn,
     })

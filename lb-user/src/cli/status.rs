@@ -6,7 +6,7 @@ use super::output::print;
 use super::table::Table;
 use super::{AgentAddress, Failure, client};
 use crate::admin::model::Status;
-use crate::config::show_duration;
+use crate::config::{show_duration, show_time};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -29,6 +29,7 @@ fn show(status: &Status) -> String {
     let parts = [
         head(status),
         listeners(status),
+        certificates(status),
         backends(status),
         counters(status),
         rejects(status),
@@ -92,6 +93,24 @@ fn listeners(status: &Status) -> String {
         ]);
     }
     table.render()
+}
+
+/// Those of TLS, if there are any.
+fn certificates(status: &Status) -> String {
+    let mut table = Table::new(["LISTENER", "CERTIFICATE", "NAMES", "VALID UNTIL"]);
+    let mut none = true;
+    for listener in &status.listeners {
+        for it in &listener.certificates {
+            none = false;
+            table.row([
+                listener.name.clone(),
+                it.file.clone(),
+                it.names.join(", "),
+                show_time(i64::try_from(it.not_after_seconds).unwrap_or(i64::MAX)),
+            ]);
+        }
+    }
+    if none { String::new() } else { table.render() }
 }
 
 fn backends(status: &Status) -> String {

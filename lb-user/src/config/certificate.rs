@@ -9,9 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Error};
+use x509_parser::revocation_list::CertificateRevocationList as X509RevocationList;
 
 /// Reads a file, as [`std::fs::read`] does.
 pub type Files<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
@@ -54,6 +55,15 @@ impl fmt::Debug for Key {
 pub struct Authorities {
     pub file: PathBuf,
     certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Lists of certificates that their signers have revoked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revoked {
+    pub file: PathBuf,
+    /// When the first of them should be replaced, in seconds since 1970.
+    until: Option<i64>,
+    lists: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Certificate {
@@ -126,8 +136,7 @@ impl Validity {
 
     /// What is wrong with it now, if anything.
     pub fn complaint(self, now: SystemTime) -> Option<&'static str> {
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let now = seconds(now);
         if now > self.until {
             Some("has expired")
         } else if now < self.from {
@@ -140,10 +149,15 @@ impl Validity {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let until = x509_parser::time::ASN1Time::from_timestamp(self.validity.until);
-        let until = until.map_or_else(|_| "ever".to_owned(), |time| time.to_string());
+        let until = show_time(self.validity.until);
         write!(f, "{} until {until}", self.file.display())
     }
+}
+
+/// A time in seconds since 1970, as people read it.
+pub fn show_time(seconds: i64) -> String {
+    let time = x509_parser::time::ASN1Time::from_timestamp(seconds);
+    time.map_or_else(|_| "ever".to_owned(), |time| time.to_string())
 }
 
 impl Authorities {
@@ -172,6 +186,53 @@ impl Authorities {
         }
         Ok(roots)
     }
+}
+
+impl Revoked {
+    pub(super) fn read(files: Files, file: &Path) -> Result<Self, Complaint> {
+        let bytes = read(files, file)?;
+        let found: Result<Vec<_>, _> =
+            CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+        let what = match found {
+            Ok(lists) if lists.is_empty() => "holds no revocation list".to_owned(),
+            Ok(lists) => {
+                let parsed = lists.iter().map(|list| {
+                    let (_, list) = X509RevocationList::from_der(list)?;
+                    Ok(list.next_update().map(|time| time.timestamp()))
+                });
+                match parsed.collect::<Result<Vec<_>, x509_parser::nom::Err<X509Error>>>() {
+                    Ok(until) => {
+                        return Ok(Self {
+                            file: file.to_owned(),
+                            until: until.into_iter().flatten().min(),
+                            lists,
+                        });
+                    }
+                    Err(error) => format!("holds a damaged revocation list: {error}"),
+                }
+            }
+            Err(error) => format!("is no PEM file: {error}"),
+        };
+        Err((
+            format!("{} {what}", file.display()),
+            "write the path of a PEM file: -----BEGIN X509 CRL-----".to_owned(),
+        ))
+    }
+
+    /// Whether newer ones should be out.
+    pub fn is_old(&self, now: SystemTime) -> bool {
+        self.until.is_some_and(|until| seconds(now) > until)
+    }
+
+    pub(super) fn lists(&self) -> impl Iterator<Item = CertificateRevocationListDer<'static>> {
+        self.lists.iter().cloned()
+    }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
 }
 
 fn read(files: Files, file: &Path) -> Result<Vec<u8>, Complaint> {

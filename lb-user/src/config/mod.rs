@@ -29,7 +29,7 @@ mod tree;
 mod value;
 mod variables;
 
-pub use certificate::{Authorities, Certificate, Files, Validity, common_name};
+pub use certificate::{Authorities, Certificate, Files, Revoked, Validity, common_name, show_time};
 pub use diff::{Change, Diff, Remedy, Subject, What, diff};
 pub use file::File;
 pub use model::{

@@ -1,8 +1,13 @@
 //! `tls = { … }` of a listener, and the keys that mean nothing without.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::certificate::{Authorities, Certificate, Files};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::certificate::{Authorities, Certificate, Complaint, Files, Revoked};
 use super::model::{ProxyProtocol, Sticky};
 use super::problem::{At, Problems};
 use super::section::Section;
@@ -25,17 +30,49 @@ pub struct Clients {
     pub authorities: Authorities,
     /// Whether one is needed.
     pub required: bool,
+    /// Which of them count no more; `None`: nobody is asked.
+    pub revoked: Option<Revoked>,
+}
+
+impl Clients {
+    /// As rustls wants them.
+    ///
+    /// # Errors
+    /// A certificate or a revocation list can't be used.
+    pub fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, String> {
+        let roots = self.authorities.roots().map_err(|e| e.to_string())?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let lists = self.revoked.iter().flat_map(Revoked::lists);
+        let builder = builder.with_crls(lists);
+        let builder = if self.required {
+            builder
+        } else {
+            builder.allow_unauthenticated()
+        };
+        builder.build().map_err(|e| e.to_string())
+    }
 }
 
 impl Tls {
-    /// Certificates that clients will refuse now.
+    /// Certificates that clients will refuse now, and revocation lists that are out of date.
     pub fn complaints(&self, now: std::time::SystemTime) -> impl Iterator<Item = String> {
-        self.certificates.iter().filter_map(move |certificate| {
+        let certificates = self.certificates.iter().filter_map(move |certificate| {
             let complaint = certificate.validity.complaint(now)?;
             Some(format!(
                 "the certificate {certificate} {complaint}: renew it, then `mqlb reload`"
             ))
-        })
+        });
+        let revoked = self.clients.iter().filter_map(|c| c.revoked.as_ref());
+        let old = revoked
+            .filter(move |revoked| revoked.is_old(now))
+            .map(|revoked| {
+                format!(
+                    "a newer revocation list than {} should be out: fetch it, then `mqlb reload`",
+                    revoked.file.display()
+                )
+            });
+        certificates.chain(old)
     }
 }
 
@@ -54,6 +91,9 @@ impl std::fmt::Display for Tls {
                 "; certificates {how} clients, signed by {}",
                 clients.authorities.file.display()
             )?;
+            if let Some(revoked) = &clients.revoked {
+                write!(f, ", but for those in {}", revoked.file.display())?;
+            }
         }
         if !self.alpn.is_empty() {
             write!(f, "; ALPN {}", self.alpn.join(", "))?;
@@ -62,7 +102,14 @@ impl std::fmt::Display for Tls {
     }
 }
 
-const KEYS: [&str; 5] = ["cert", "key", "client_ca", "client_auth", "alpn"];
+const KEYS: [&str; 6] = [
+    "cert",
+    "key",
+    "client_ca",
+    "client_crl",
+    "client_auth",
+    "alpn",
+];
 const EXAMPLE: &str = "\"/etc/mqlb/server.crt\"";
 
 /// The files are read, too.
@@ -121,7 +168,18 @@ fn clients(problems: &Problems, files: Files, section: &Section) -> Option<Clien
         "client_auth",
         &[("required", Some(true)), ("optional", Some(false))],
     );
+    let crl = paths(problems, section, "client_crl").into_iter().next();
     let Some(At { span, value }) = paths(problems, section, "client_ca").into_iter().next() else {
+        if let Some(node) = section
+            .get("client_crl")
+            .filter(|_| section.get("client_ca").is_none())
+        {
+            problems.report(
+                &node.span,
+                "client_crl says which certificates of clients are revoked, but nothing says who signs them",
+                "write client_ca = \"/etc/mqlb/clients.crt\", or remove client_crl",
+            );
+        }
         if let Some(at) = required
             && section.get("client_ca").is_none()
         {
@@ -133,16 +191,29 @@ fn clients(problems: &Problems, files: Files, section: &Section) -> Option<Clien
         }
         return None;
     };
-    match Authorities::read(files, &value) {
-        Ok(authorities) => Some(Clients {
-            authorities,
-            required: required.is_none_or(|at| at.value),
-        }),
-        Err((message, help)) => {
-            problems.report(&span, message, help);
-            None
-        }
+    let complain = |span: &Range<usize>, (message, help): Complaint| {
+        problems.report(span, message, help);
+    };
+    let authorities = Authorities::read(files, &value).map_err(|c| complain(&span, c));
+    let revoked = crl.as_ref().map(|at| {
+        let revoked = Revoked::read(files, &at.value);
+        revoked.map_err(|c| complain(&at.span, c))
+    });
+    let clients = Clients {
+        authorities: authorities.ok()?,
+        required: required.is_none_or(|at| at.value),
+        revoked: revoked.transpose().ok()?,
+    };
+    // The authorities alone have been found to be all right.
+    if let (Err(error), Some(at)) = (clients.verifier(), &crl) {
+        problems.report(
+            &at.span,
+            format!("{} can't be used: {error}", at.value.display()),
+            "write the path of a PEM file with complete X.509 revocation lists, version 2",
+        );
+        return None;
     }
+    Some(clients)
 }
 
 fn paths(problems: &Problems, section: &Section, key: &str) -> Vec<At<PathBuf>> {

@@ -31,18 +31,23 @@ pub(super) async fn end(common: &Common, mut stream: Stream, last: &[u8]) {
         common.desk.count(Verdict::RefusalLimited, 0).await;
         return stream.reset();
     }
+    // Whether it has read them or not, it has gone then.
+    tell(&mut stream, last).await;
+}
+
+/// Sends the last words; whether the client has closed within a short time.
+pub(super) async fn tell(stream: &mut Stream, last: &[u8]) -> bool {
     let told = async {
         stream.write_all(last).await?;
         stream.shutdown().await?;
         // What it still sends would be answered with a RST, which may overtake the last words.
         let mut rest = Vec::new();
-        while read_more(&mut stream, &mut rest, 512).await? > 0 {
+        while read_more(stream, &mut rest, 512).await? > 0 {
             rest.clear();
         }
         std::io::Result::Ok(())
     };
-    // Whether it has read them or not, it has gone then.
-    let _ = tokio::time::timeout(LINGER, told).await;
+    matches!(tokio::time::timeout(LINGER, told).await, Ok(Ok(())))
 }
 
 /// Takes one of the refusals that may be sent in a second.

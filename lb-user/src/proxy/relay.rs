@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::set_up::Open;
-use super::stream;
+use super::ws::{Passed, closing};
+use super::{refuse, stream};
 use crate::dataplane::{From, Registered};
 
 /// Read at a time.
@@ -26,6 +27,8 @@ thread_local! {
 /// One direction.
 struct Way {
     from: From,
+    /// The frames in it, where somebody has to know.
+    frames: Option<Passed>,
     /// Read and not yet written, from `written` on; empty most of the time, and then it holds no memory.
     kept: Vec<u8>,
     written: usize,
@@ -37,9 +40,13 @@ struct Way {
 }
 
 impl Way {
-    const fn new(from: From, kept: Vec<u8>) -> Self {
+    fn new(from: From, kept: Vec<u8>, mut frames: Option<Passed>) -> Self {
+        if let Some(frames) = &mut frames {
+            frames.pass(&kept);
+        }
         Self {
             from,
+            frames,
             kept,
             written: 0,
             unflushed: false,
@@ -73,6 +80,9 @@ impl Way {
                     return Poll::Ready(Ok(()));
                 }
                 registered.live().read(self.from, read.len());
+                if let Some(frames) = &mut self.frames {
+                    frames.pass(read);
+                }
                 let written = match Pin::new(&mut *sink).poll_write(cx, read) {
                     Poll::Ready(written) => written?,
                     Poll::Pending => 0,
@@ -83,6 +93,12 @@ impl Way {
             }))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether it is one of frames, and all that was read has been written and ends with a frame's end.
+    fn at_boundary(&self) -> bool {
+        let may_close = self.frames.as_ref().is_some_and(Passed::may_close);
+        may_close && self.kept.is_empty() && !self.closed
     }
 
     fn write_kept(
@@ -107,6 +123,17 @@ impl Way {
     }
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Both sides have closed.
+    Orderly,
+    /// Either broke.
+    Broken,
+    /// Somebody ended it.
+    Cut,
+}
+
 /// Relays a connection to its end.
 pub(super) async fn relay(open: Open) {
     let Open {
@@ -114,31 +141,40 @@ pub(super) async fn relay(open: Open) {
         mut backend,
         first,
         back,
+        frames,
         registered,
     } = open;
-    let mut up = Way::new(From::Client, first);
-    let mut down = Way::new(From::Backend, back);
-    let orderly = {
+    let mut up = Way::new(From::Client, first, None);
+    let mut down = Way::new(From::Backend, back, frames);
+    let end = {
         let mut cut = pin!(registered.cut());
         poll_fn(|cx| {
             if cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(false);
+                return Poll::Ready(End::Cut);
             }
             let (there, back) = (
                 up.poll(cx, &mut client, &mut backend, &registered),
                 down.poll(cx, &mut backend, &mut client, &registered),
             );
             match (there, back) {
-                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(false),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(true),
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(End::Broken),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Orderly),
                 _ => Poll::Pending,
             }
         })
         .await
     };
-    if !orderly {
-        // One side broke, or was told to: the other hears it as TCP would say it.
-        client.reset();
-        stream::reset(&backend);
+    if end == End::Orderly {
+        return;
     }
+    // One side broke, or was told to: the other hears it as TCP would say it.
+    stream::reset(&backend);
+    drop((backend, registered));
+    if end == End::Cut
+        && down.at_boundary()
+        && refuse::tell(&mut client, &closing::going_away()).await
+    {
+        return;
+    }
+    client.reset();
 }

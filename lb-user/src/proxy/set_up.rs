@@ -19,6 +19,7 @@ use super::refuse::refuse;
 use super::silent::Place;
 use super::stream::{Stream, read_more, reset};
 use super::tls::Session;
+use super::ws::Passed;
 use super::{Common, Options, header, http};
 use crate::config::{Kind, Sticky};
 use crate::dataplane::{From, Opened, Registered};
@@ -33,6 +34,8 @@ pub(super) struct Open {
     pub first: Vec<u8>,
     /// And the client.
     pub back: Vec<u8>,
+    /// Set where both speak WebSocket: what of the backend's frames the client gets.
+    pub frames: Option<Passed>,
     pub registered: Registered,
 }
 
@@ -151,7 +154,7 @@ pub(super) async fn set_up(
             return None;
         }
     };
-    let registered = opened(&common, &options, &arrived, &read, &backend, slot).await?;
+    let registered = opened(&common, &arrived, &read, &backend, slot).await?;
     let mut first = proxy_header(&options, &arrived);
     first.extend_from_slice(&read.bytes);
     Some(Open {
@@ -159,6 +162,7 @@ pub(super) async fn set_up(
         backend,
         first,
         back: Vec::new(),
+        frames: None,
         registered,
     })
 }
@@ -182,7 +186,6 @@ pub(super) fn proxy_header(options: &Options, arrived: &Arrived) -> Vec<u8> {
 /// Notes that a client is connected to the backend in a slot; `None`: that has gone already.
 pub(super) async fn opened(
     common: &Common,
-    options: &Options,
     arrived: &Arrived,
     read: &Read,
     backend: &TcpStream,
@@ -191,13 +194,9 @@ pub(super) async fn opened(
     let backend = (backend.local_addr().ok()?, backend.peer_addr().ok()?);
     common.desk.tell(Ask::Opened(read.client, slot)).await;
     let registered = common.proxied.register(&Opened {
-        // Who counts and blocks clients must see the real one. Its tuple is unique only as long as one
-        // balancer stands before us.
-        client: if options.trusted.is_empty() {
-            arrived.here
-        } else {
-            arrived.addresses
-        },
+        // Who counts and blocks clients must see the real one.
+        client: arrived.addresses,
+        told: arrived.addresses != arrived.here,
         backend,
         slot,
         listener: arrived.vip,
@@ -226,8 +225,7 @@ async fn arrival(
             return Err(Verdict::SourceBlocked);
         }
     }
-    // One of HTTP needn't have anything to do with MQTT.
-    if options.kind.dashboard().is_none() && limits_sources(common, vip) {
+    if !options.asks_later(addresses.0) && limits_sources(common, vip) {
         if !matches!(tcp.peek(&mut [0]).await, Ok(1)) {
             return Err(Verdict::ClosedEarly);
         }

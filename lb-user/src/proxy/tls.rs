@@ -4,11 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use lb_common::layout::Verdict;
 use lb_common::proxy_v2;
 use rustls::crypto::ring;
-use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
@@ -38,16 +37,9 @@ impl Server {
         let provider = Arc::new(ring::default_provider());
         let verifier = match &configured.clients {
             None => Arc::new(NoClientAuth),
-            Some(clients) => {
-                let roots = Arc::new(clients.authorities.roots()?);
-                let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-                if clients.required {
-                    builder.build()
-                } else {
-                    builder.allow_unauthenticated().build()
-                }
-                .context("client_ca")?
-            }
+            Some(clients) => clients
+                .verifier()
+                .map_err(|error| anyhow::anyhow!("client_ca: {error}"))?,
         };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 use lb_tests::http;
 use lb_tests::mqlb::binary;
 use lb_tests::process::Process;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyPair, RevokedCertParams,
+};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -109,9 +112,19 @@ pub fn connect_with(id: &str, keep_alive: u16) -> Vec<u8> {
     packet
 }
 
+/// An address that nobody listens on, for somebody else to do so. The kernel gives its port to no client meanwhile,
+/// of which there are thousands: it is below those that it chooses from (ip(7), `ip_local_port_range`).
 pub fn free_port() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        // Other processes begin elsewhere.
+        let begin = u64::from(std::process::id()).wrapping_mul(0x9e37_79b9) % 12_000;
+        let port = 20_000 + (begin + NUMBER.fetch_add(1, Relaxed)) % 12_000;
+        let port = u16::try_from(port).unwrap();
+        if let Ok(socket) = TcpListener::bind(("127.0.0.1", port)) {
+            return socket.local_addr().unwrap();
+        }
+    }
 }
 
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
@@ -319,6 +332,27 @@ impl Authority {
             cert,
             key: key.serialize_pem(),
         }
+    }
+}
+
+impl Authority {
+    /// A list that revokes the certificates with these numbers, and should be replaced in this year.
+    pub fn revoke(&self, serials: &[u64], year: i32) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2021, 1, 1),
+            next_update: rcgen::date_time_ymd(year, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Tool {
     alpine: &'static [&'static str],
 }
 
+/// Ubuntu has it as a snap only, which can't run with files of a test's own.
+pub const BROWSER: Proof = Proof::Program("chromium");
+
 /// Everything but bpf-linker, which cargo builds ([`super::linker`]).
 pub const TOOLS: &[Tool] = &[
     Tool {
@@ -182,6 +185,15 @@ pub const TOOLS: &[Tool] = &[
         fedora: &["python3"],
         arch: &["python"],
         alpine: &["python3"],
+    },
+    Tool {
+        need: Need::Clients,
+        proof: BROWSER,
+        purpose: "a browser, which is a client for the tests",
+        debian: &["chromium"],
+        fedora: &["chromium"],
+        arch: &["chromium"],
+        alpine: &["chromium"],
     },
     Tool {
         need: Need::Vm,

@@ -16,6 +16,11 @@ pub(super) fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
     header.map_or(Vec::new(), |header| [&header, payload].concat())
 }
 
+/// For a client whose connection is ended: it should come back, to another node perhaps.
+pub(in crate::proxy) fn going_away() -> Vec<u8> {
+    frame(Kind::Close, &close::GOING_AWAY.to_be_bytes())
+}
+
 /// Closes with a code; it is counted what for.
 pub(super) async fn wrong(common: &Common, stream: Stream, verdict: Verdict, code: u16) {
     common.desk.count(verdict, 0).await;

@@ -4,10 +4,11 @@
 //!
 //! - [`upgrade`]: the client's handshake; [`sniff`]: the CONNECT in its first frames
 //! - [`backend`]: the backend's handshake
-//! - [`closing`]: CONNACKs that refuse, and close frames
+//! - [`closing`]: CONNACKs that refuse, and close frames; [`frames`]: where one of ours may come in between
 
 mod backend;
-mod closing;
+pub(super) mod closing;
+mod frames;
 mod sniff;
 pub(super) mod upgrade;
 
@@ -22,7 +23,7 @@ use lb_common::websocket::{Kind, close};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::http::headers::Forwarded;
+use super::http::forwarded::Forwarded;
 use super::refuse::end;
 use super::set_up::{
     self, Arrived, Attempt, Counted, Open, Read, connect, dial, opened, proxy_header, sort,
@@ -31,6 +32,7 @@ use super::silent::Place;
 use super::stream::{Stream, read_more};
 use super::{Common, Options};
 use crate::setup::{Failure, Settings};
+pub(super) use frames::Passed;
 use sniff::{Found, Sniffer};
 
 /// A handshake that was answered.
@@ -41,6 +43,7 @@ pub(super) struct Granted {
     pub protocol: &'static str,
     /// Sec-WebSocket-Accept for its key.
     pub accept: HeaderValue,
+    pub forwarded: Forwarded,
 }
 
 /// Why no CONNECT was read.
@@ -88,14 +91,10 @@ pub(super) async fn set_up(
         return None;
     }
     let _connecting = Counted::new(&common.connecting);
-    let forwarded = Forwarded {
-        client: arrived.addresses.0,
-        secure: stream.is_tls(),
-    };
     let dialler = Dialler {
         options,
         granted,
-        request: backend::request(granted, &forwarded),
+        request: backend::request(granted),
         header: proxy_header(options, arrived),
         port: arrived.addresses.0.port(),
     };
@@ -108,12 +107,13 @@ pub(super) async fn set_up(
             return None;
         }
     };
-    let registered = opened(common, options, arrived, &read, &backend, slot).await?;
+    let registered = opened(common, arrived, &read, &backend, slot).await?;
     Some(Open {
         client: stream,
         backend,
         first: read.bytes,
         back,
+        frames: Some(Passed::default()),
         registered,
     })
 }
