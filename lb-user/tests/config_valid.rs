@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use mqlb::config::{
-    Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
+    Check, Config, Datapath, Files, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
     SourceLimits, Sticky, parse_with,
 };
 
@@ -44,12 +44,21 @@ fn files(path: &Path) -> io::Result<Vec<u8>> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("crt") => Ok(cert.clone().into()),
         Some("key") => Ok(key.clone().into()),
+        Some("pem") => Ok([cert.as_str(), key].concat().into()),
         _ => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
 fn config(text: &str) -> Config {
-    parse_with(text, &environment, &resolver, &files)
+    let files = Files {
+        read: &files,
+        list: &|directory| {
+            Ok(["b.pem", "README", "a.pem"]
+                .map(|f| directory.join(f))
+                .into())
+        },
+    };
+    parse_with(text, &environment, &resolver, files)
         .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
