@@ -29,7 +29,7 @@ fn private(n: usize) -> String {
 #[test]
 fn nodes_on_a_network_with_ipv6_only_are_found_by_name_whenever_they_come_and_wherever_they_go() {
     for program in Program::all().unwrap() {
-        eprintln!("HAProxy {}", program.version);
+        eprintln!("{}", program.name);
         let lab = common::lab_without_brokers(3);
         ipv6_only(&lab);
         let lb = &lab.topology.lb;
@@ -47,7 +47,7 @@ fn nodes_on_a_network_with_ipv6_only_are_found_by_name_whenever_they_come_and_wh
             ],
             resolv_conf: Some(resolv_conf),
             // The platform starts services in any order: nobody has a name yet.
-            up: 0,
+            up: Some(0),
             ..Options::default()
         };
         let mut recipe = Recipe::start(&lab, &program, &options).unwrap();
