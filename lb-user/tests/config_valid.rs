@@ -523,6 +523,69 @@ address = "10.0.1.1:1883"
     );
 }
 
+#[test]
+fn certificates_of_a_directory() {
+    let config = config(
+        r#"
+[[listener]]
+name = "one"
+bind = "10.0.0.1:8883"
+pool = "emqx"
+tls = { directory = "/certs" }
+[pool.emqx]
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.0.1.1:1883"
+"#,
+    );
+    let certificates = &config.listeners[0].tls.as_ref().unwrap().certificates;
+    let files: Vec<_> = certificates
+        .iter()
+        .map(|c| (&c.file, &c.key_file))
+        .collect();
+    let (a, b) = ("/certs/a.pem".into(), "/certs/b.pem".into());
+    assert_eq!(files, [(&a, &a), (&b, &b)]);
+}
+
+#[test]
+fn backends_whose_names_come_later() {
+    let text = r#"
+[[listener]]
+name = "one"
+bind = ["10.0.0.1:1883", "[fd00::1]:1883"]
+pool = "emqx"
+datapath = "xdp"
+[xdp]
+interfaces = ["eth0"]
+[timeouts]
+dns = "5s"
+[pool.emqx]
+unresolved = "wait"
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "none.example:1883"
+[[pool.emqx.backend]]
+name = "emqx2"
+address = "both.example:1883"
+weight = 0
+"#;
+    let some = config(text);
+    assert_eq!(some.timeouts.dns, Duration::from_secs(5));
+    let names: Vec<_> = some.pools[0].backends.iter().map(|b| &b.name).collect();
+    assert_eq!(names, ["emqx2"]);
+    assert_eq!(
+        some.warnings(),
+        [
+            "pool emqx: backend emqx1: cannot resolve \"none.example\": no such host; it is asked again"
+        ]
+    );
+    let none = config(&text.replace("both.example", "neither.example"));
+    assert_eq!(
+        (none.pools[0].backends.len(), none.warnings().len()),
+        (0, 2)
+    );
+}
+
 /// Every TOML example of the reference is right, and every default that it names is the default.
 #[test]
 fn the_reference_agrees() {

@@ -286,6 +286,28 @@ async fn failures_keep_what_is_known_and_are_asked_again() {
 }
 
 #[tokio::test]
+async fn a_bound_shortens_what_answers_are_good_for_and_ends_the_wait_for_a_name() {
+    let world = World::new("", "").await;
+    world.answer("emqx.example.", 600, &["10.0.0.1"]);
+    let answers = world.resolve(&["emqx.example", "late.example"]).await;
+    let mut follower = Follower::new(world.source.clone(), answers, Duration::from_secs(1));
+    world.answer("emqx.example.", 600, &["10.0.0.2"]);
+    let answers = timeout(LONG, follower.changed()).await.unwrap();
+    assert_eq!(shown(answers, "emqx.example"), ["10.0.0.2:1883"]);
+    // Failures don't make it wait ever longer.
+    let before = world.asked("late.example.", A);
+    let begun = Instant::now();
+    while world.asked("late.example.", A) < before + 5 {
+        let still = timeout(Duration::from_millis(200), follower.changed()).await;
+        assert!(still.is_err(), "{still:?}");
+        assert!(begun.elapsed() < LONG, "asked too seldom");
+    }
+    world.answer("late.example.", 600, &["10.0.0.3"]);
+    let answers = timeout(LONG, follower.changed()).await.unwrap();
+    assert_eq!(shown(answers, "late.example"), ["10.0.0.3:1883"]);
+}
+
+#[tokio::test]
 async fn a_busy_loop_does_not_keep_it_from_its_answers() {
     let world = World::new("", "").await;
     world.answer("emqx.example.", 1, &["10.0.0.1"]);
