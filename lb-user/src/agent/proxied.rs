@@ -31,6 +31,7 @@ pub fn vips(config: &Config, vips: &[Vip]) -> Vec<proxy::Vip> {
                     handshake: config.timeouts.handshake,
                     sticky: listener.sticky,
                     trusted: listener.trusted_proxies.clone(),
+                    edges: listener.trusted_edges.clone(),
                     sources: config.snat.addresses.clone(),
                 },
             }

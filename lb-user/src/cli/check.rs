@@ -125,7 +125,7 @@ fn summary(config: &Config) -> String {
             listener.datapath.as_str().to_owned(),
             listener.source.as_str().to_owned(),
             listener.proxy_protocol.as_str().to_owned(),
-            match &listener.trusted_proxies[..] {
+            match &[&listener.trusted_proxies[..], &listener.trusted_edges].concat()[..] {
                 [] => "-".to_owned(),
                 trusted => join(trusted),
             },
@@ -215,6 +215,7 @@ fn describe(config: &Config) -> Value {
             "tls": listener.tls.as_ref().map(describe_tls),
             "sticky": listener.sticky.as_str(),
             "trusted_proxies": listener.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "trusted_edges": listener.trusted_edges.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "max_flows": listener.max_flows,
         })
     };

@@ -39,6 +39,7 @@ pub(super) fn assemble(
                 datapath: draft.datapath,
                 source: draft.source,
                 trusted_proxies: draft.trusted_proxies,
+                trusted_edges: draft.trusted_edges,
                 proxy_protocol: draft.proxy_protocol,
                 tls: draft.tls,
                 sticky: draft.sticky,

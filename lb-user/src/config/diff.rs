@@ -464,6 +464,7 @@ fn compare_listener(
         tls,
         sticky,
         trusted_proxies,
+        trusted_edges,
         max_flows,
     } = old;
     c.key("kind", (kind, &new.kind), shown);
@@ -481,6 +482,8 @@ fn compare_listener(
     c.key("sticky", (sticky, &new.sticky), |s| s.as_str().to_owned());
     let (from, to) = (trusted_proxies, &new.trusted_proxies);
     c.entries("trusted_proxies", (from, to), shown);
+    let (from, to) = (trusted_edges, &new.trusted_edges);
+    c.entries("trusted_edges", (from, to), shown);
     c.key("max_flows", (max_flows, &new.max_flows), optional);
 }
 

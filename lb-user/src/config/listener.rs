@@ -14,7 +14,7 @@ use super::tls::{self, Tls};
 use super::tree::{Node, Value};
 use super::value;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "name",
     "kind",
     "path",
@@ -29,6 +29,7 @@ const KEYS: [&str; 15] = [
     "tls",
     "sticky",
     "trusted_proxies",
+    "trusted_edges",
     "max_flows",
 ];
 
@@ -47,6 +48,7 @@ pub(super) struct Draft {
     pub tls: Option<Tls>,
     pub sticky: Sticky,
     pub trusted_proxies: Vec<Prefix>,
+    pub trusted_edges: Vec<Prefix>,
     pub max_flows: Option<u32>,
 }
 
@@ -159,6 +161,7 @@ fn read(problems: &Problems, files: Files, node: &Node) -> Draft {
         proxied,
         source,
         trusted_proxies,
+        trusted_edges: prefixes(problems, &section, "trusted_edges", "[\"10.0.0.0/24\"]"),
         proxy_protocol: tls::proxy_protocol(problems, &section),
         sticky: tls::sticky(problems, &section, tls.as_ref()),
         tls,
@@ -190,6 +193,7 @@ fn kind(problems: &Problems, section: &Section) -> Kind {
     only("path", &["ws", "http"]);
     only("ws_port", &["ws", "http"]);
     only("http_port", &["http"]);
+    only("trusted_edges", &["ws", "http"]);
     only("routes", &["tls-passthrough"]);
     only("tls", &["mqtt", "ws", "http"]);
     only("sticky", &["mqtt", "ws", "http"]);

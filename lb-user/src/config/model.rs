@@ -257,6 +257,9 @@ pub struct Listener {
     /// Balancers in front of this one, which must send a PROXY protocol header first. Not with
     /// [`Datapath::Xdp`].
     pub trusted_proxies: Vec<Prefix>,
+    /// Balancers in front of this one that speak HTTP, and whose X-Forwarded-For is believed. Only with
+    /// [`Kind::Ws`] and [`Kind::Http`].
+    pub trusted_edges: Vec<Prefix>,
     /// Most connections at a time; `None`: no limit of its own.
     pub max_flows: Option<u32>,
 }

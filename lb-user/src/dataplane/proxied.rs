@@ -47,6 +47,8 @@ struct Side {
 pub struct Opened {
     /// The client and the VIP.
     pub client: (SocketAddr, SocketAddr),
+    /// Somebody in front of us said so.
+    pub told: bool,
     /// Our own address towards the backend, and the backend's.
     pub backend: (SocketAddr, SocketAddr),
     pub slot: u16,
@@ -90,8 +92,18 @@ impl Proxied {
     /// Takes a connection onto the list.
     #[must_use]
     pub fn register(self: &Arc<Self>, opened: &Opened) -> Registered {
+        let mut all = self.all();
+        let mut client = key(opened.client);
+        // Of what is told, nothing makes sure that it is unique: several balancers may stand before us, or one that
+        // doesn't know the client's port.
+        for port in 1..=u16::MAX {
+            if !opened.told || !all.contains_key(&client) {
+                break;
+            }
+            client.src_port = opened.client.0.port().wrapping_add(port).to_be_bytes();
+        }
         let live = Arc::new(Live {
-            client: key(opened.client),
+            client,
             backend: key(opened.backend),
             slot: opened.slot,
             listener: opened.listener,
@@ -102,7 +114,6 @@ impl Proxied {
         });
         live.read(From::Client, 0);
         live.read(From::Backend, 0);
-        let mut all = self.all();
         all.insert(live.client, live.clone());
         all.insert(live.backend.reversed(), live.clone());
         Registered {
@@ -229,6 +240,7 @@ mod tests {
         let at = |text: &str| text.parse().unwrap();
         let opened = Opened {
             client: (at("10.0.0.1:4000"), at("10.0.0.2:1883")),
+            told: false,
             backend: (at("10.0.1.1:5000"), at("10.0.1.2:1883")),
             slot: 4,
             listener: 1,
@@ -259,5 +271,24 @@ mod tests {
         assert!(!table.cut(&client_key));
         drop(two);
         assert!(table.get(&backend_key).is_none());
+        // What is only told may be told of two connections.
+        let told = |port| {
+            let backend = (at(&format!("10.0.1.1:{port}")), opened.backend.1);
+            table.register(&Opened {
+                told: true,
+                backend,
+                ..opened
+            })
+        };
+        let both = (told(1), told(2));
+        let mut seen = 0;
+        table.each(|key, flow| {
+            let pair = table.get(&flow.pair()).unwrap();
+            assert_eq!(pair.client, 7);
+            seen += 1;
+        });
+        assert_eq!(seen, 4);
+        drop(both);
+        table.each(|key, _| panic!("{key:?}"));
     }
 }

@@ -28,7 +28,7 @@ mod tls;
 mod ws;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -77,8 +77,18 @@ pub struct Options {
     pub sticky: Sticky,
     /// Who must send one.
     pub trusted: Vec<Prefix>,
+    /// Whose X-Forwarded-For is believed.
+    pub edges: Vec<Prefix>,
     /// Source addresses towards backends; empty: the kernel's choice.
     pub sources: Vec<IpAddr>,
+}
+
+impl Options {
+    /// Whether it is a request that tells who may be asking, and not the connection of `peer` that it comes by.
+    fn asks_later(&self, peer: SocketAddr) -> bool {
+        // Requests of HTTP needn't have anything to do with MQTT.
+        self.kind.dashboard().is_some() || self.edges.iter().any(|edge| edge.holds(peer.ip()))
+    }
 }
 
 /// What is configured of a VIP, and made of it.

@@ -151,7 +151,7 @@ pub(super) async fn set_up(
             return None;
         }
     };
-    let registered = opened(&common, &options, &arrived, &read, &backend, slot).await?;
+    let registered = opened(&common, &arrived, &read, &backend, slot).await?;
     let mut first = proxy_header(&options, &arrived);
     first.extend_from_slice(&read.bytes);
     Some(Open {
@@ -182,7 +182,6 @@ pub(super) fn proxy_header(options: &Options, arrived: &Arrived) -> Vec<u8> {
 /// Notes that a client is connected to the backend in a slot; `None`: that has gone already.
 pub(super) async fn opened(
     common: &Common,
-    options: &Options,
     arrived: &Arrived,
     read: &Read,
     backend: &TcpStream,
@@ -191,13 +190,9 @@ pub(super) async fn opened(
     let backend = (backend.local_addr().ok()?, backend.peer_addr().ok()?);
     common.desk.tell(Ask::Opened(read.client, slot)).await;
     let registered = common.proxied.register(&Opened {
-        // Who counts and blocks clients must see the real one. Its tuple is unique only as long as one
-        // balancer stands before us.
-        client: if options.trusted.is_empty() {
-            arrived.here
-        } else {
-            arrived.addresses
-        },
+        // Who counts and blocks clients must see the real one.
+        client: arrived.addresses,
+        told: arrived.addresses != arrived.here,
         backend,
         slot,
         listener: arrived.vip,
@@ -226,8 +221,7 @@ async fn arrival(
             return Err(Verdict::SourceBlocked);
         }
     }
-    // One of HTTP needn't have anything to do with MQTT.
-    if options.kind.dashboard().is_none() && limits_sources(common, vip) {
+    if !options.asks_later(addresses.0) && limits_sources(common, vip) {
         if !matches!(tcp.peek(&mut [0]).await, Ok(1)) {
             return Err(Verdict::ClosedEarly);
         }

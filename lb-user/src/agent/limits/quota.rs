@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lb_common::layout::{Flow, FlowKey, Source, SourceKey, State, flags};
+use lb_common::layout::{Flow, FlowKey, Source, SourceKey, State, V4_MAPPED, flags};
 use lb_common::limits::credit::{ALL, CELLS, Credit, of_backend};
 
 use super::Rules;
@@ -87,7 +87,9 @@ impl Quota {
                 }
             }
         } else if let Some(listener) = listener.filter(|l| l.source_flows != 0) {
-            let source = SourceKey::new(listener, &key.src, key.is_v4());
+            // The VIP may be of the other family, where an edge says who the client is.
+            let v4 = key.src[..12] == V4_MAPPED;
+            let source = SourceKey::new(listener, &key.src, v4);
             *self.sources.entry(source).or_default() += 1;
         }
     }

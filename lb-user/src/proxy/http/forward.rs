@@ -14,10 +14,12 @@ use lb_common::layout::Verdict;
 use tokio::io::AsyncWriteExt as _;
 
 use super::body::{Body, streamed, text};
-use super::headers::{self, Forwarded, NODE_COOKIE, take_node};
+use super::forwarded::Forwarded;
+use super::headers::{self, NODE_COOKIE, take_node};
 use super::{MAX_HEAD, Session};
+use crate::config::ProxyProtocol;
 use crate::proxy::desk::{Page, Wish};
-use crate::proxy::set_up::{dial, proxy_header};
+use crate::proxy::set_up::{Arrived, dial, proxy_header};
 
 /// For a backend to begin its answer once it has the request.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,17 +27,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A connection to a backend's dashboard.
 pub(super) struct Upstream {
     address: SocketAddr,
+    /// Whose it is, as a PROXY header said; `None`: none did.
+    client: Option<SocketAddr>,
     sender: SendRequest<Incoming>,
 }
 
 impl Session {
     /// Passes a request on, and the answer back.
-    pub(super) async fn forward(&self, mut request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        arrived: &Arrived,
+        forwarded: &Forwarded,
+    ) -> Response<Body> {
         let named = take_node(request.headers_mut());
-        self.prepare(&mut request);
+        self.prepare(&mut request, forwarded);
+        let client = self.tells().then_some(arrived.addresses.0);
         let mut wish = Wish {
-            listener: self.arrived.vip,
-            v4: self.arrived.addresses.1.is_ipv4(),
+            listener: arrived.vip,
+            v4: arrived.addresses.1.is_ipv4(),
             node: named.clone(),
             tried: Vec::new(),
         };
@@ -53,12 +63,13 @@ impl Session {
             }) else {
                 return text(StatusCode::NOT_FOUND, "there is no dashboard here");
             };
-            let kept = upstream.take().filter(|u| u.address == address);
+            let same = |u: &Upstream| (u.address, u.client) == (address, client);
+            let kept = upstream.take().filter(same);
             let kept = kept.filter(|u| !u.sender.is_closed());
             let fresh = kept.is_none();
             let connection = match kept {
                 Some(kept) => Some(kept),
-                None => self.connect(address).await,
+                None => self.connect(address, arrived).await,
             };
             let Some(mut connection) = connection else {
                 self.common.desk.count(Verdict::BackendFailed, 0).await;
@@ -107,13 +118,13 @@ impl Session {
         let mut response = sent.map(streamed);
         headers::strip(response.headers_mut());
         if named.as_deref() != Some(&*page.name) {
-            self.stay(&page, &mut response);
+            stay(&page, forwarded.secure, &mut response);
         }
         response
     }
 
     /// Makes a request one that a backend can be sent.
-    fn prepare(&self, request: &mut Request<Incoming>) {
+    fn prepare(&self, request: &mut Request<Incoming>, forwarded: &Forwarded) {
         headers::strip(request.headers_mut());
         // Answered by us already.
         request.headers_mut().remove(EXPECT);
@@ -132,38 +143,21 @@ impl Session {
         let path = request.uri().path_and_query().cloned().unwrap_or(root);
         *request.uri_mut() = Uri::from(path);
         *request.version_mut() = Version::HTTP_11;
-        let forwarded = Forwarded {
-            client: self.arrived.addresses.0,
-            secure: self.secure,
-        };
         forwarded.write(request.headers_mut(), false);
     }
 
-    /// Has the browser come back to this node.
-    fn stay(&self, page: &Page, response: &mut Response<Body>) {
-        let secure = if self.secure { "; Secure" } else { "" };
-        let cookie = format!(
-            "{NODE_COOKIE}={}; Path=/; HttpOnly; SameSite=Lax{secure}",
-            page.name
-        );
-        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-            response.headers_mut().append(SET_COOKIE, cookie);
-            // Nobody else should get the cookie out of a cache.
-            let private = HeaderValue::from_static("private");
-            response
-                .headers_mut()
-                .entry(CACHE_CONTROL)
-                .or_insert(private);
-        }
+    /// Whether nodes are told by PROXY headers whose connection they have.
+    fn tells(&self) -> bool {
+        self.options.proxy_protocol != ProxyProtocol::Off
     }
 
     /// `None`: it can't be reached.
-    async fn connect(&self, address: SocketAddr) -> Option<Upstream> {
+    async fn connect(&self, address: SocketAddr, arrived: &Arrived) -> Option<Upstream> {
         let limit = Duration::from_nanos(self.common.settings().connect_timeout);
-        let port = self.arrived.addresses.0.port();
+        let client = arrived.addresses.0;
         let connected = async {
-            let mut tcp = dial(address, &self.options, port).await.ok()?;
-            let header = proxy_header(&self.options, &self.arrived);
+            let mut tcp = dial(address, &self.options, client.port()).await.ok()?;
+            let header = proxy_header(&self.options, arrived);
             tcp.write_all(&header).await.ok()?;
             let mut builder = Builder::new();
             builder.preserve_header_case(true).max_header_size(MAX_HEAD);
@@ -172,6 +166,29 @@ impl Session {
         let (sender, connection) = tokio::time::timeout(limit, connected).await.ok()??;
         // It ends with its sender, or when the backend closes.
         tokio::spawn(connection);
-        Some(Upstream { address, sender })
+        let client = self.tells().then_some(client);
+        Some(Upstream {
+            address,
+            client,
+            sender,
+        })
+    }
+}
+
+/// Has the browser come back to this node.
+fn stay(page: &Page, secure: bool, response: &mut Response<Body>) {
+    let secure = if secure { "; Secure" } else { "" };
+    let cookie = format!(
+        "{NODE_COOKIE}={}; Path=/; HttpOnly; SameSite=Lax{secure}",
+        page.name
+    );
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+        // Nobody else should get the cookie out of a cache.
+        let private = HeaderValue::from_static("private");
+        response
+            .headers_mut()
+            .entry(CACHE_CONTROL)
+            .or_insert(private);
     }
 }

@@ -1,12 +1,9 @@
-//! Headers that change on the way: those that are for one connection only go (RFC 9110, section 7.6.1), and who
-//! the client is comes in.
-
-use std::net::SocketAddr;
+//! Headers that don't go on: those that are for one connection only (RFC 9110, section 7.6.1), and our cookie.
 
 use hyper::HeaderMap;
 use hyper::header::{
-    CONNECTION, COOKIE, FORWARDED, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, COOKIE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::proxy::ws::upgrade::tokens;
@@ -34,40 +31,6 @@ pub(in crate::proxy) fn strip(headers: &mut HeaderMap) {
         UPGRADE,
     ] {
         headers.remove(name);
-    }
-}
-
-/// Who asks, for backends.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::proxy) struct Forwarded {
-    pub client: SocketAddr,
-    /// It came by TLS.
-    pub secure: bool,
-}
-
-impl Forwarded {
-    /// In place of whatever the client itself says of this. `port`: the client's too, where EMQX looks for it.
-    pub fn write(&self, headers: &mut HeaderMap, port: bool) {
-        const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-        const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-        const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-        const BY_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-        for name in [FORWARDED, FOR, PORT, PROTO, BY_HOST] {
-            headers.remove(name);
-        }
-        let mut set = |name, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
-        };
-        set(FOR, &self.client.ip().to_string());
-        set(PROTO, if self.secure { "https" } else { "http" });
-        if port {
-            set(PORT, &self.client.port().to_string());
-        }
-        if let Some(host) = headers.get(HOST).cloned() {
-            headers.insert(BY_HOST, host);
-        }
     }
 }
 
@@ -129,28 +92,6 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "content-length"]);
-    }
-
-    #[test]
-    fn clients_do_not_say_who_they_are() {
-        let mut headers = map(&[
-            ("host", "emqx.example"),
-            ("x-forwarded-for", "10.0.0.1"),
-            ("x-forwarded-for", "10.0.0.2"),
-            ("x-forwarded-proto", "https"),
-            ("x-forwarded-port", "1"),
-            ("forwarded", "for=10.0.0.1"),
-        ]);
-        let forwarded = Forwarded {
-            client: "[2001:db8::7]:4711".parse().unwrap(),
-            secure: false,
-        };
-        forwarded.write(&mut headers, false);
-        let all = |name| headers.get_all(name).iter().collect::<Vec<_>>();
-        assert_eq!(all("x-forwarded-for"), ["2001:db8::7"]);
-        assert_eq!(all("x-forwarded-proto"), ["http"]);
-        assert_eq!(all("x-forwarded-host"), ["emqx.example"]);
-        assert!(all("x-forwarded-port").is_empty() && all("forwarded").is_empty());
     }
 
     #[test]

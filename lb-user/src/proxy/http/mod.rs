@@ -6,6 +6,7 @@
 
 mod body;
 mod forward;
+pub(super) mod forwarded;
 pub(super) mod headers;
 
 use std::convert::Infallible;
@@ -33,6 +34,7 @@ use super::ws::{self, Granted};
 use super::{Common, Options};
 use body::{Body, Busy, text, whole};
 use forward::Upstream;
+use forwarded::Forwarded;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 << 10;
@@ -50,8 +52,8 @@ struct Session {
     place: Mutex<Option<Place>>,
     /// A request has come.
     spoken: AtomicBool,
-    /// The WebSocket that it becomes.
-    granted: Mutex<Option<(OnUpgrade, Granted)>>,
+    /// The WebSocket that it becomes, and whose.
+    granted: Mutex<Option<(OnUpgrade, Granted, Arrived)>>,
     /// The backend that had its last request.
     upstream: tokio::sync::Mutex<Option<Upstream>>,
 }
@@ -105,7 +107,7 @@ pub(super) async fn serve(
         return None;
     }
     let granted = session.granted().take();
-    let Some((upgrade, granted)) = granted else {
+    let Some((upgrade, granted, arrived)) = granted else {
         if !session.spoken.load(Relaxed) {
             count(Verdict::ClosedEarly).await;
         }
@@ -117,7 +119,7 @@ pub(super) async fn serve(
     ws::set_up(
         &session.common,
         &session.options,
-        &session.arrived,
+        &arrived,
         &granted,
         (parts.io.into_inner(), parts.read_buf.into()),
         place,
@@ -130,13 +132,18 @@ impl Session {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn granted(&self) -> MutexGuard<'_, Option<(OnUpgrade, Granted)>> {
+    fn granted(&self) -> MutexGuard<'_, Option<(OnUpgrade, Granted, Arrived)>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         self.spoken.store(true, Relaxed);
-        let client = mapped(self.arrived.addresses.0.ip());
+        // A connection of an edge has requests of many clients.
+        let mut arrived = self.arrived.clone();
+        let (peer, edges) = (arrived.addresses.0, &self.options.edges);
+        let forwarded = Forwarded::of(peer, self.secure, edges, request.headers());
+        arrived.addresses.0 = forwarded.client;
+        let client = mapped(forwarded.client.ip());
         // Blocked since it connected, perhaps.
         if self.common.rules.get().sources.hold(&client) {
             self.common.desk.count(Verdict::SourceBlocked, 0).await;
@@ -150,7 +157,7 @@ impl Session {
             .websocket()
             .is_some_and(|w| w.path == path);
         if wanted && for_mqtt {
-            return self.websocket(request).await;
+            return self.websocket(request, arrived, forwarded).await;
         }
         let front = self.options.kind.dashboard().is_some();
         if wanted || !front {
@@ -171,18 +178,22 @@ impl Session {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this is no such proxy",
             )),
-            _ => self.forward(request).await,
+            _ => self.forward(request, &arrived, &forwarded).await,
         };
         busy.until_sent(answer)
     }
 
     /// Grants a WebSocket; the connection is one when the answer has gone.
-    async fn websocket(&self, mut request: Request<Incoming>) -> Response<Body> {
-        let vip = self.arrived.vip;
-        // With WebSocket alone the connection was asked when it came.
-        if self.options.kind.dashboard().is_some()
+    async fn websocket(
+        &self,
+        mut request: Request<Incoming>,
+        arrived: Arrived,
+        forwarded: Forwarded,
+    ) -> Response<Body> {
+        let vip = arrived.vip;
+        if self.options.asks_later(self.arrived.addresses.0)
             && limits_sources(&self.common, vip)
-            && let Err(verdict) = source(&self.common, vip, self.arrived.addresses.0).await
+            && let Err(verdict) = source(&self.common, vip, forwarded.client).await
         {
             self.common.desk.count(verdict, 0).await;
             let mut answer = text(StatusCode::TOO_MANY_REQUESTS, "too many connections");
@@ -209,8 +220,9 @@ impl Session {
             head: request.into_parts().0,
             protocol,
             accept,
+            forwarded,
         };
-        *self.granted() = Some((upgrade, granted));
+        *self.granted() = Some((upgrade, granted, arrived));
         response.map(|()| {
             use http_body_util::BodyExt as _;
             Empty::new().map_err(|never| match never {}).boxed()

@@ -15,17 +15,17 @@ use tokio::net::TcpStream;
 
 use super::Granted;
 use super::upgrade::{is_wanted, tokens};
-use crate::proxy::http::headers::{self, Forwarded};
+use crate::proxy::http::headers;
 
 /// Longest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
 /// What a backend is asked.
-pub(super) fn request(granted: &Granted, forwarded: &Forwarded) -> Parts {
+pub(super) fn request(granted: &Granted) -> Parts {
     let mut head = granted.head.clone();
     head.version = Version::HTTP_11;
     headers::strip(&mut head.headers);
-    forwarded.write(&mut head.headers, true);
+    granted.forwarded.write(&mut head.headers, true);
     let headers = &mut head.headers;
     // We have agreed on none with the client.
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -102,6 +102,7 @@ fn check<B>(response: &Response<B>, granted: &Granted) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::http::forwarded::Forwarded;
 
     fn granted() -> Granted {
         let request = Request::get("/mqtt?x=1")
@@ -115,8 +116,11 @@ mod tests {
             .header("Sec-WebSocket-Extensions", "permessage-deflate")
             .header("Cookie", "a=b")
             .header("X-Forwarded-For", "203.0.113.9");
+        let head = request.body(()).unwrap().into_parts().0;
+        let peer = "192.0.2.7:4711".parse().unwrap();
         Granted {
-            head: request.body(()).unwrap().into_parts().0,
+            forwarded: Forwarded::of(peer, true, &[], &head.headers),
+            head,
             protocol: "mqtt",
             accept: HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
         }
@@ -124,11 +128,7 @@ mod tests {
 
     #[test]
     fn the_backend_is_asked_what_the_client_asked() {
-        let forwarded = Forwarded {
-            client: "192.0.2.7:4711".parse().unwrap(),
-            secure: true,
-        };
-        let head = request(&granted(), &forwarded);
+        let head = request(&granted());
         assert_eq!(head.uri, "/mqtt?x=1");
         let mut seen: Vec<_> = head
             .headers

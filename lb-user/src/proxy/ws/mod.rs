@@ -22,7 +22,7 @@ use lb_common::websocket::{Kind, close};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::http::headers::Forwarded;
+use super::http::forwarded::Forwarded;
 use super::refuse::end;
 use super::set_up::{
     self, Arrived, Attempt, Counted, Open, Read, connect, dial, opened, proxy_header, sort,
@@ -41,6 +41,7 @@ pub(super) struct Granted {
     pub protocol: &'static str,
     /// Sec-WebSocket-Accept for its key.
     pub accept: HeaderValue,
+    pub forwarded: Forwarded,
 }
 
 /// Why no CONNECT was read.
@@ -88,14 +89,10 @@ pub(super) async fn set_up(
         return None;
     }
     let _connecting = Counted::new(&common.connecting);
-    let forwarded = Forwarded {
-        client: arrived.addresses.0,
-        secure: stream.is_tls(),
-    };
     let dialler = Dialler {
         options,
         granted,
-        request: backend::request(granted, &forwarded),
+        request: backend::request(granted),
         header: proxy_header(options, arrived),
         port: arrived.addresses.0.port(),
     };
@@ -108,7 +105,7 @@ pub(super) async fn set_up(
             return None;
         }
     };
-    let registered = opened(common, options, arrived, &read, &backend, slot).await?;
+    let registered = opened(common, arrived, &read, &backend, slot).await?;
     Some(Open {
         client: stream,
         backend,
