@@ -78,7 +78,14 @@ fn an_edge_is_believed_for_each_request_and_nobody_else_is() {
     let far = "192.0.2.7, 203.0.113.9, 127.0.0.1";
     for (stream, more, address, proto, port, host) in [
         (&mut edge, said, far, "https", Some("443"), "public.example"),
-        (&mut edge, other, "2001:db8::7, 127.0.0.1", "http", None, "emqx.example"),
+        (
+            &mut edge,
+            other,
+            "2001:db8::7, 127.0.0.1",
+            "http",
+            None,
+            "emqx.example",
+        ),
         (&mut direct, said, "127.0.0.2", "http", None, "emqx.example"),
         (&mut edge, "", "127.0.0.1", "http", None, "emqx.example"),
     ] {
@@ -113,7 +120,10 @@ fn websockets_belong_to_the_client_behind_the_edge() {
     }
     let mut other = client_of_edge(vip, "198.51.100.7", "other").unwrap();
     let listed = flows(&agent);
-    assert!(listed.contains("192.0.2.7:") && listed.contains("198.51.100.7:"), "{listed}");
+    assert!(
+        listed.contains("192.0.2.7:") && listed.contains("198.51.100.7:"),
+        "{listed}"
+    );
     assert!(!listed.contains(&format!("{EDGE}:1 ")), "{listed}");
     // Blocking goes by the client, whoever's connection it came over.
     agent.command(&["block", "192.0.2.7"]);
@@ -172,11 +182,17 @@ fn each_client_has_a_proxy_header_of_its_own() {
             return;
         }
         assert!(extensions(&header).is_empty());
-        let [a, b, c, d] = header[16..20] else { unreachable!() };
+        let [a, b, c, d] = header[16..20] else {
+            unreachable!()
+        };
         while read_head(&mut stream).is_ok() {
             let body = format!("{a}.{b}.{c}.{d} {count}");
             let length = body.len();
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
         }
     });
     let more = "proxy_protocol = \"v2\"";
