@@ -73,23 +73,23 @@ fn an_edge_is_believed_for_each_request_and_nobody_else_is() {
     let said = "X-Forwarded-For: 8.8.8.8, 192.0.2.7, 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
         X-Forwarded-Port: 443\r\nX-Forwarded-Host: public.example\r\nForwarded: for=8.8.8.8\r\n";
     let other = "X-Forwarded-For: 2001:db8::7\r\n";
-    let mut edge = from(EDGE, vip);
-    let mut direct = from("127.0.0.2", vip);
+    // A connection of the edge, and one of somebody else.
+    let mut streams = [from(EDGE, vip), from("127.0.0.2", vip)];
     let far = "192.0.2.7, 203.0.113.9, 127.0.0.1";
-    for (stream, more, address, proto, port, host) in [
-        (&mut edge, said, far, "https", Some("443"), "public.example"),
+    for (at, more, address, proto, port, host) in [
+        (0, said, far, "https", Some("443"), "public.example"),
         (
-            &mut edge,
+            0,
             other,
             "2001:db8::7, 127.0.0.1",
             "http",
             None,
             "emqx.example",
         ),
-        (&mut direct, said, "127.0.0.2", "http", None, "emqx.example"),
-        (&mut edge, "", "127.0.0.1", "http", None, "emqx.example"),
+        (1, said, "127.0.0.2", "http", None, "emqx.example"),
+        (0, "", "127.0.0.1", "http", None, "emqx.example"),
     ] {
-        let (head, seen) = ask(stream, &get("/", more));
+        let (head, seen) = ask(&mut streams[at], &get("/", more));
         for (name, value) in [
             ("x-forwarded-for", Some(address)),
             ("x-forwarded-proto", Some(proto)),
@@ -124,7 +124,6 @@ fn websockets_belong_to_the_client_behind_the_edge() {
         listed.contains("192.0.2.7:") && listed.contains("198.51.100.7:"),
         "{listed}"
     );
-    assert!(!listed.contains(&format!("{EDGE}:1 ")), "{listed}");
     // Blocking goes by the client, whoever's connection it came over.
     agent.command(&["block", "192.0.2.7"]);
     eventually("its connection ends", || {
