@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
 
 use lb_tests::emqx::node::Node;
 use lb_tests::http::{self, Response};
@@ -20,7 +22,13 @@ pub fn with_each(options: &Options, test: impl Fn(&Lab, &mut Vec<Node>, &mut Rec
         let mut nodes = Node::start_all(&lab).unwrap();
         let recipe = Recipe::start(&lab, &program, options);
         let mut recipe = recipe.unwrap_or_else(|error| panic!("{error:#}"));
-        test(&lab, &mut nodes, &mut recipe);
+        let tested = catch_unwind(AssertUnwindSafe(|| test(&lab, &mut nodes, &mut recipe)));
+        if let Err(panic) = tested {
+            // The test's sessions are over by now: HAProxy tells of one, with its retries, when it ends.
+            std::thread::sleep(Duration::from_secs(1));
+            println!("{}", recipe.log());
+            resume_unwind(panic);
+        }
     }
 }
 
