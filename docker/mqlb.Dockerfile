@@ -24,5 +24,7 @@ FROM ${FROM} AS program
 
 FROM debian:${DEBIAN}-slim
 COPY --from=program /mqlb /usr/local/bin/mqlb
+# With this one it takes the variables of docs/hosted.md; docker-compose.yml mounts another over it.
+COPY mqlb/mqlb.toml /etc/mqlb.toml
 ENTRYPOINT ["/usr/local/bin/mqlb"]
 CMD ["run", "--config", "/etc/mqlb.toml"]

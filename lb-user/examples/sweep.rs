@@ -52,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         keepalive_least: Duration::ZERO,
         keepalive_zero: Duration::from_secs(86_400),
         closed: Duration::from_secs(60),
+        dns: Duration::from_secs(300),
     };
     let linger = Duration::from_secs(30 * 60);
     let (_keep, spans) = tokio::sync::watch::channel(Spans { timeouts, linger });

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use mqlb::config::{
-    Check, Config, Datapath, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
+    Check, Config, Datapath, Files, Health, Mode, Policy, PoolId, ProxyProtocol, Rate, Source,
     SourceLimits, Sticky, parse_with,
 };
 
@@ -44,12 +44,21 @@ fn files(path: &Path) -> io::Result<Vec<u8>> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("crt") => Ok(cert.clone().into()),
         Some("key") => Ok(key.clone().into()),
+        Some("pem") => Ok([cert.as_str(), key].concat().into()),
         _ => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
 fn config(text: &str) -> Config {
-    parse_with(text, &environment, &resolver, &files)
+    let files = Files {
+        read: &files,
+        list: &|directory| {
+            Ok(["b.pem", "README", "a.pem"]
+                .map(|f| directory.join(f))
+                .into())
+        },
+    };
+    parse_with(text, &environment, &resolver, files)
         .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
@@ -514,6 +523,69 @@ address = "10.0.1.1:1883"
     );
 }
 
+#[test]
+fn certificates_of_a_directory() {
+    let config = config(
+        r#"
+[[listener]]
+name = "one"
+bind = "10.0.0.1:8883"
+pool = "emqx"
+tls = { directory = "/certs" }
+[pool.emqx]
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "10.0.1.1:1883"
+"#,
+    );
+    let certificates = &config.listeners[0].tls.as_ref().unwrap().certificates;
+    let files: Vec<_> = certificates
+        .iter()
+        .map(|c| (&c.file, &c.key_file))
+        .collect();
+    let (a, b) = ("/certs/a.pem".into(), "/certs/b.pem".into());
+    assert_eq!(files, [(&a, &a), (&b, &b)]);
+}
+
+#[test]
+fn backends_whose_names_come_later() {
+    let text = r#"
+[[listener]]
+name = "one"
+bind = ["10.0.0.1:1883", "[fd00::1]:1883"]
+pool = "emqx"
+datapath = "xdp"
+[xdp]
+interfaces = ["eth0"]
+[timeouts]
+dns = "5s"
+[pool.emqx]
+unresolved = "wait"
+[[pool.emqx.backend]]
+name = "emqx1"
+address = "none.example:1883"
+[[pool.emqx.backend]]
+name = "emqx2"
+address = "both.example:1883"
+weight = 0
+"#;
+    let some = config(text);
+    assert_eq!(some.timeouts.dns, Duration::from_secs(5));
+    let names: Vec<_> = some.pools[0].backends.iter().map(|b| &b.name).collect();
+    assert_eq!(names, ["emqx2"]);
+    assert_eq!(
+        some.warnings(),
+        [
+            "pool emqx: backend emqx1: cannot resolve \"none.example\": no such host; it is asked again"
+        ]
+    );
+    let none = config(&text.replace("both.example", "neither.example"));
+    assert_eq!(
+        (none.pools[0].backends.len(), none.warnings().len()),
+        (0, 2)
+    );
+}
+
 /// Every TOML example of the reference is right, and every default that it names is the default.
 #[test]
 fn the_reference_agrees() {
@@ -565,7 +637,7 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 26, "{text}");
+    assert_eq!(defaults, 27, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
 }
 

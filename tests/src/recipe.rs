@@ -1,5 +1,5 @@
-//! HAProxy in the balancer's namespace with the project's own configuration, `haproxy/haproxy.cfg`, as
-//! docker-compose.yml and the hosted set-up run it: variables come from the environment.
+//! HAProxy, or mqlb, in the balancer's namespace with the configurations of docker-compose.yml and the hosted
+//! set-up, `haproxy/haproxy.cfg` and `mqlb/mqlb.toml`: variables come from the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,11 +9,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
-use crate::http;
 use crate::lab::Lab;
 use crate::netns::Netns;
 use crate::process::Process;
+use crate::{http, mqlb};
 
 /// The HTTP front's port in tests, and that of the statistics.
 pub const FRONT_PORT: u16 = 8080;
@@ -26,22 +27,44 @@ pub fn repository() -> &'static Path {
         .expect("lb-tests lies in the workspace")
 }
 
-/// A HAProxy to run.
+/// A balancer to run.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// "2.6.12", for messages.
-    pub version: String,
-    /// The program, and arguments that come before HAProxy's own.
+    /// "HAProxy 2.6.12", for messages.
+    pub name: String,
+    pub kind: Kind,
+    /// The program, and arguments that come before its own.
     words: Vec<OsString>,
 }
 
+/// Whose configuration it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    HaProxy,
+    Mqlb,
+}
+
 impl Program {
-    /// Those that the configuration is tested with: the distribution's, and a newer one that
-    /// `cargo xtask setup` unpacked, unless it noted why there is none.
+    /// Every HAProxy, and mqlb.
     ///
     /// # Errors
     /// One of them is missing.
     pub fn all() -> Result<Vec<Self>> {
+        let mut programs = Self::haproxies()?;
+        programs.push(Self {
+            name: "mqlb".to_owned(),
+            kind: Kind::Mqlb,
+            words: vec![mqlb::binary()?.into()],
+        });
+        Ok(programs)
+    }
+
+    /// The HAProxies that the configuration is tested with: the distribution's, and a newer one that
+    /// `cargo xtask setup` unpacked, unless it noted why there is none.
+    ///
+    /// # Errors
+    /// One of them is missing.
+    pub fn haproxies() -> Result<Vec<Self>> {
         let mut programs = vec![Self::new(vec!["/usr/sbin/haproxy".into()])?];
         let newer = repository().join("target/newer-packages");
         if newer.join("root").is_dir() {
@@ -87,11 +110,39 @@ impl Program {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let version = text.split(' ').nth(2);
         let version = version.with_context(|| format!("no version in {text:?}"))?;
-        let version = version.split('-').next().unwrap_or_default().to_owned();
-        Ok(Self { version, words })
+        let version = version.split('-').next().unwrap_or_default();
+        Ok(Self {
+            name: format!("HAProxy {version}"),
+            kind: Kind::HaProxy,
+            words,
+        })
     }
 
-    /// `haproxy ARGUMENTS…`, to be run in `netns`.
+    /// The program with its configuration, to be run in `netns`.
+    fn run(&self, netns: &Netns, tls: bool) -> Result<Command> {
+        let mut command = self.command(netns)?;
+        let file = |name: &str| repository().join(name);
+        match self.kind {
+            Kind::HaProxy => {
+                command.arg("-db").arg("-f");
+                command.arg(file("haproxy/haproxy.cfg"));
+                if tls {
+                    command.arg("-f").arg(file("haproxy/tls.cfg"));
+                }
+            }
+            Kind::Mqlb => {
+                let name = if tls {
+                    "mqlb/tls.toml"
+                } else {
+                    "mqlb/mqlb.toml"
+                };
+                command.args(["run", "--config"]).arg(file(name));
+            }
+        }
+        Ok(command)
+    }
+
+    /// `PROGRAM ARGUMENTS…`, to be run in `netns`.
     fn command(&self, netns: &Netns) -> Result<Command> {
         let mut command = netns.command(&self.words[0])?;
         command.args(&self.words[1..]);
@@ -111,7 +162,7 @@ impl Program {
         let output = command.env_clear().envs(variables).output()?;
         let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
         said += &String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "HAProxy {}: {said}", self.version);
+        ensure!(output.status.success(), "{}: {said}", self.name);
         Ok(said)
     }
 }
@@ -130,18 +181,18 @@ pub fn sample() -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// How HAProxy is run in a lab.
+/// How a balancer is run in a lab.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Added to the sample's variables, or in place of them. Hosts are the brokers' IPv4 addresses if nothing
     /// else is said.
     pub variables: Vec<(&'static str, String)>,
-    /// With `tls.cfg` and this certificate.
+    /// With TLS, and the certificates of this directory.
     pub certificate: Option<PathBuf>,
     /// In place of the host's `/etc/resolv.conf`.
     pub resolv_conf: Option<PathBuf>,
-    /// Nodes that are up before the start counts as done.
-    pub up: usize,
+    /// Nodes that are up before the start counts as done; `None`: as soon as it listens.
+    pub up: Option<usize>,
 }
 
 impl Default for Options {
@@ -150,7 +201,7 @@ impl Default for Options {
             variables: Vec::new(),
             certificate: None,
             resolv_conf: None,
-            up: 3,
+            up: Some(3),
         }
     }
 }
@@ -167,24 +218,23 @@ impl Options {
     }
 }
 
-/// A running HAProxy. Dropping it kills it.
+/// A running balancer. Dropping it kills it.
 #[derive(Debug)]
 pub struct Recipe {
+    pub kind: Kind,
     netns: Netns,
     stats: SocketAddr,
     process: Process,
 }
 
 impl Recipe {
-    /// Starts HAProxy and waits until its checks have found the nodes.
+    /// Starts it and waits until its checks have found the nodes.
     ///
     /// # Errors
     /// It refuses its configuration, or the nodes are not up within 20 s.
     pub fn start(lab: &Lab, program: &Program, options: &Options) -> Result<Self> {
         let netns = lab.topology.lb.clone();
-        let mut command = program.command(&netns)?;
-        command.arg("-db").arg("-f");
-        command.arg(repository().join("haproxy/haproxy.cfg"));
+        let mut command = program.run(&netns, options.certificate.is_some())?;
         let mut variables = sample()?;
         for n in 0..lab.topology.brokers.len() {
             let host = lab.topology.plan.broker(n).v4.to_string();
@@ -194,57 +244,91 @@ impl Recipe {
             variables.insert((*name).to_owned(), value.clone());
         }
         if let Some(certificate) = &options.certificate {
-            command.arg("-f").arg(repository().join("haproxy/tls.cfg"));
             variables.insert("TLS_CERTIFICATE".into(), certificate.display().to_string());
         }
+        // mqlb keeps its state under its name.
+        variables.insert("MQLB_NAME".into(), lab.id().to_owned());
+        lab.undo_with(&format!("rm -rf /var/lib/mqlb/{}", lab.id()))?;
         command.env_clear().envs(&variables);
         if let Some(file) = &options.resolv_conf {
             crate::netns::replace_resolv_conf(&mut command, file)?;
         }
-        let log = lab
-            .directory()
-            .join(format!("haproxy-{}.log", program.version));
-        let process = Process::start("haproxy", command, &log)?;
+        let log = lab.directory().join(format!("{}.log", program.name));
+        let process = Process::start(&program.name, command, &log)?;
         let stats = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, STATS_PORT));
         let mut recipe = Self {
+            kind: program.kind,
             netns,
             stats,
             process,
         };
-        recipe.wait_until_up(options.up)?;
+        match options.up {
+            Some(nodes) => recipe.wait_until_up(nodes)?,
+            None => recipe.wait_until_open()?,
+        }
         Ok(recipe)
     }
 
     /// Waits until this many nodes are up, no more and no fewer.
     ///
     /// # Errors
-    /// They are not within 20 s.
+    /// They are not within 40 s.
     pub fn wait_until_up(&mut self, nodes: usize) -> Result<()> {
-        let (netns, stats) = (self.netns.clone(), self.stats);
+        let (netns, stats, kind) = (self.netns.clone(), self.stats, self.kind);
         let what = format!("{nodes} nodes that are up");
         self.process
-            .wait_until(&what, Duration::from_secs(20), |_| {
-                // With a password set they are not for us to see; the test then waits by itself.
-                let Ok(table) = table(&netns, stats) else {
-                    return netns
-                        .enter(|| TcpStream::connect(stats).is_ok())
-                        .unwrap_or(false)
-                        && nodes == 0;
+            .wait_until(&what, Duration::from_secs(40), |_| {
+                let up = match kind {
+                    Kind::HaProxy => table(&netns, stats).map(|table| {
+                        let up = |row: &&BTreeMap<String, String>| {
+                            row["pxname"] == "emqx_mqtt"
+                                && row["svname"].starts_with("emqx")
+                                && row["status"].starts_with("UP")
+                        };
+                        table.iter().filter(up).count()
+                    }),
+                    Kind::Mqlb => backends(&netns, stats).map(|backends| {
+                        let up = |backend: &&Value| backend["state"] == "up";
+                        backends.iter().filter(up).count()
+                    }),
                 };
-                let up = |row: &&BTreeMap<String, String>| {
-                    row["pxname"] == "emqx_mqtt"
-                        && row["svname"].starts_with("emqx")
-                        && row["status"].starts_with("UP")
-                };
-                table.iter().filter(up).count() == nodes
+                up.is_ok_and(|up| up == nodes)
             })
     }
 
-    /// A number of the statistics: of a proxy's server, or its FRONTEND or BACKEND.
+    fn wait_until_open(&mut self) -> Result<()> {
+        let (netns, stats) = (self.netns.clone(), self.stats);
+        let open = || TcpStream::connect(stats).is_ok();
+        self.process
+            .wait_until("an open port", Duration::from_secs(40), |_| {
+                netns.enter(open).unwrap_or(false)
+            })
+    }
+
+    /// How many MQTT sessions it has led to nodes so far, and how many it turned away.
     ///
     /// # Errors
-    /// No statistics, or no such number in them.
-    pub fn statistic(&self, proxy: &str, server: &str, field: &str) -> Result<u64> {
+    /// It has no statistics, or not these in them.
+    pub fn led_and_rejected(&self) -> Result<(u64, u64)> {
+        let number = |value: &Value| value.as_u64().context("no number in the status");
+        match self.kind {
+            Kind::HaProxy => {
+                let led = ["emqx1", "emqx2", "emqx3"]
+                    .map(|server| self.statistic("emqx_mqtt", server, "stot"));
+                let led = led.into_iter().sum::<Result<u64>>()?;
+                Ok((led, self.statistic("mqtt", "FRONTEND", "dreq")?))
+            }
+            Kind::Mqlb => {
+                let status = status(&self.netns, self.stats)?;
+                let rejects = status["rejects"].as_object().context("no rejects")?;
+                let rejected = rejects.values().map(number).sum::<Result<u64>>()?;
+                Ok((number(&status["steered"]["agent"])?, rejected))
+            }
+        }
+    }
+
+    /// A number of HAProxy's statistics: of a proxy's server, or its FRONTEND or BACKEND.
+    fn statistic(&self, proxy: &str, server: &str, field: &str) -> Result<u64> {
         let table = table(&self.netns, self.stats)?;
         let row = table
             .iter()
@@ -258,10 +342,25 @@ impl Recipe {
             .with_context(|| format!("{field} is {value:?}"))
     }
 
-    /// What HAProxy logged.
+    /// What it logged.
     pub fn log(&self) -> String {
         self.process.output()
     }
+}
+
+/// mqlb's status.
+fn status(netns: &Netns, admin: SocketAddr) -> Result<Value> {
+    Ok(serde_json::from_str(&http::get(
+        netns,
+        admin,
+        "/api/v1/status",
+    )?)?)
+}
+
+/// The backends in mqlb's status.
+fn backends(netns: &Netns, admin: SocketAddr) -> Result<Vec<Value>> {
+    let backends = status(netns, admin)?["pools"][0]["backends"].take();
+    Ok(serde_json::from_value(backends)?)
 }
 
 /// The statistics as CSV (HAProxy's management guide, section 9.1), a map for each row.

@@ -103,9 +103,16 @@ impl<S: Read + Write> Read for WebSocket<S> {
 impl<S: Read + Write> Write for WebSocket<S> {
     /// Sends one binary message. Clients have to mask (section 5.3); a mask of zeros changes nothing.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-        let mut frame = vec![0x82, 0x80 | 126];
-        frame.extend(length.to_be_bytes());
+        let mut frame = vec![0x82];
+        // A length takes as few bytes as it can.
+        match u8::try_from(bytes.len()) {
+            Ok(length @ ..126) => frame.push(0x80 | length),
+            _ => {
+                let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+                frame.push(0x80 | 126);
+                frame.extend(length.to_be_bytes());
+            }
+        }
         frame.extend([0; 4]);
         frame.extend(bytes);
         self.stream.write_all(&frame)?;

@@ -1,19 +1,24 @@
-//! docker-compose.yml and the hosted images in a real Docker engine, with images made on this machine: HAProxy is
-//! the real one, EMQX a stand-in that takes the same variables.
+//! docker-compose.yml and the hosted images in a real Docker engine, with images made on this machine: HAProxy and
+//! mqlb are the real ones, EMQX a stand-in that takes the same variables.
 
 mod common;
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::recipe::each;
 use lb_tests::docker::{Engine, Start};
+use lb_tests::emqx::node::{Node, WEBSOCKET_PORT};
 use lb_tests::http;
 use lb_tests::lab::{self, Lab};
 use lb_tests::netns::run;
 use lb_tests::plan::MQTT_PORT;
-use lb_tests::recipe::{FRONT_PORT, STATS_PORT, repository, sample};
+use lb_tests::raw::{self, Connect};
+use lb_tests::recipe::{FRONT_PORT, Kind, STATS_PORT, repository, sample};
 use lb_tests::topology::Arms;
+use lb_tests::websocket::WebSocket;
 
 /// An engine in a lab; or, where the engine cannot run, says so and returns nothing.
 fn engine(lab: &Lab) -> Option<Engine> {
@@ -49,17 +54,29 @@ fn ok(command: &mut Command) -> String {
     run(command).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// Waits until HAProxy's statistics, at the published port, have this many MQTT nodes that are up.
-fn wait_until_up(lab: &Lab, nodes: usize) {
+/// Waits until the balancer's statistics, at the published port, have this many nodes that are up.
+fn wait_until_up(lab: &Lab, kind: Kind, nodes: usize) {
     let server = lab.topology.plan.vip().sockets(STATS_PORT)[0];
+    let get = |path| http::get(&lab.topology.clients, server, path).unwrap_or_default();
     let start = Instant::now();
     loop {
-        let table = http::get(&lab.topology.clients, server, "/stats;csv").unwrap_or_default();
-        let up = |line: &&str| line.starts_with("emqx_mqtt,emqx") && line.contains(",UP,");
-        if table.lines().filter(up).count() == nodes {
+        let (said, up) = match kind {
+            Kind::HaProxy => {
+                let table = get("/stats;csv");
+                let up = |line: &&str| line.starts_with("emqx_mqtt,emqx") && line.contains(",UP,");
+                let count = table.lines().filter(up).count();
+                (table, count)
+            }
+            Kind::Mqlb => {
+                let status = get("/api/v1/status");
+                let count = status.matches("\"state\":\"up\"").count();
+                (status, count)
+            }
+        };
+        if up == nodes {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(40), "{table}");
+        assert!(start.elapsed() < Duration::from_secs(60), "{said}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -73,10 +90,20 @@ fn compose_up_then_ten_clients_are_4_3_3_and_return_when_a_node_is_killed() {
     engine
         .import_haproxy(&variables["HAPROXY_VERSION"])
         .unwrap();
-    for ipv6 in ["false", "true"] {
+    let mqlb = lb_tests::mqlb::binary().unwrap();
+    engine.import_debian("debian:trixie-slim", &mqlb).unwrap();
+    for (kind, profile, ipv6) in [
+        (Kind::HaProxy, "haproxy", "false"),
+        (Kind::HaProxy, "haproxy", "true"),
+        (Kind::Mqlb, "mqlb", "false"),
+        (Kind::Mqlb, "mqlb", "true"),
+    ] {
+        eprintln!("profile {profile}, IPv6 {ipv6}");
         let env = env(
             &lab,
             &[
+                ("COMPOSE_PROFILES", profile),
+                ("MQLB_FROM", "built"),
                 ("EMQX1_WEIGHT", "1"),
                 ("EMQX2_WEIGHT", "1"),
                 ("EMQX3_WEIGHT", "1"),
@@ -84,8 +111,8 @@ fn compose_up_then_ten_clients_are_4_3_3_and_return_when_a_node_is_killed() {
             ],
         );
         let compose = |arguments: &[&str]| ok(engine.compose(&env).unwrap().args(arguments));
-        compose(&["up", "--detach"]);
-        wait_until_up(&lab, 3);
+        compose(&["up", "--detach", "--build"]);
+        wait_until_up(&lab, kind, 3);
 
         let fleet = lab.fleet().unwrap();
         let first = fleet.connect(0..10).unwrap();
@@ -112,9 +139,9 @@ fn compose_up_then_ten_clients_are_4_3_3_and_return_when_a_node_is_killed() {
             round.check().unwrap();
             assert_ne!(round.placed[&client], "emqx2.internal");
         }
-        wait_until_up(&lab, 2);
+        wait_until_up(&lab, kind, 2);
         compose(&["up", "--detach"]);
-        wait_until_up(&lab, 3);
+        wait_until_up(&lab, kind, 3);
         // The file's own health check, which is EMQX's command.
         compose(&["up", "--detach", "--wait", "--wait-timeout", "60"]);
         drop(fleet);
@@ -123,12 +150,14 @@ fn compose_up_then_ten_clients_are_4_3_3_and_return_when_a_node_is_killed() {
 }
 
 #[test]
-fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
+fn the_profile_mqlb_xdp_steers_to_nodes_on_other_hosts() {
     let lab = common::lab_with(lab::Options {
         arms: Arms::One,
+        broker: None,
         ..lab::Options::default()
     });
     let Some(engine) = engine(&lab) else { return };
+    let nodes = Node::start_all(&lab).unwrap();
     let mqlb = lb_tests::mqlb::binary().unwrap();
     engine.import_debian("debian:trixie-slim", &mqlb).unwrap();
     let plan = lab.topology.plan;
@@ -137,7 +166,7 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
     let env = env(
         &lab,
         &[
-            ("COMPOSE_PROFILES", "mqlb"),
+            ("COMPOSE_PROFILES", "mqlb-xdp"),
             ("MQLB_FROM", "built"),
             ("MQLB_NAME", lab.id()),
             ("MQLB_INTERFACE", "eth0"),
@@ -156,7 +185,7 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
     let admin = plan.vip().sockets(STATS_PORT)[0];
     let start = Instant::now();
     while http::get(&lab.topology.clients, admin, "/readyz").is_err() {
-        let log = || compose(&["logs", "mqlb"]);
+        let log = || compose(&["logs", "mqlb-xdp"]);
         assert!(start.elapsed() < Duration::from_secs(30), "{}", log());
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -165,19 +194,28 @@ fn the_profile_mqlb_steers_to_nodes_on_other_hosts() {
         .unwrap();
     let first = fleet.connect(0..10).unwrap();
     first.check().unwrap();
-    let counts: Vec<_> = lab.connections().unwrap().into_values().collect();
-    assert_eq!(counts, [5, 2, 3]);
+    assert_eq!(each(&nodes, Node::connections), [5, 2, 3]);
     fleet.disconnect(0..10).unwrap();
     let second = fleet.connect(0..10).unwrap();
     assert_eq!(second.returned, 10);
+    let status = http::get(&lab.topology.clients, admin, "/api/v1/status").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["steered"]["kernel"], 10, "who is known: {status}");
+    // What XDP can't look into is the proxy's, on the same nodes.
+    let server = (plan.vip().v4, WEBSOCKET_PORT).into();
+    let mut socket = WebSocket::connect(&lab.topology.clients, server, "/mqtt").unwrap();
+    socket.write_all(&Connect::new("web").encode()).unwrap();
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, raw::CONNACK);
 
     // The data path stays when the container goes; then it is taken away.
-    compose(&["stop", "mqlb"]);
+    compose(&["stop", "mqlb-xdp"]);
     assert!(pinned.is_dir());
     let unload = [
         "run",
         "--rm",
-        "mqlb",
+        "mqlb-xdp",
         "unload",
         "--config",
         "/etc/mqlb.toml",
@@ -196,6 +234,13 @@ fn hosted_images_start_with_the_shared_variables() {
         .import_haproxy(&variables["HAPROXY_VERSION"])
         .unwrap();
     engine.add_shell(&variables["EMQX_VERSION"]).unwrap();
+    let mqlb = lb_tests::mqlb::binary().unwrap();
+    engine.import_debian("debian:trixie-slim", &mqlb).unwrap();
+    let env = env(
+        &lab,
+        &[("COMPOSE_PROFILES", "mqlb"), ("MQLB_FROM", "built")],
+    );
+    ok(engine.compose(&env).unwrap().args(["build", "mqlb"]));
     for service in ["balancer", "emqx"] {
         let mut build = engine.docker();
         // The builder that every engine has; the other one is a plug-in.
@@ -227,30 +272,40 @@ fn hosted_images_start_with_the_shared_variables() {
         for variable in shared.iter().chain(further) {
             run.args(["--env", variable]);
         }
-        if image == "balancer" {
+        if !further
+            .iter()
+            .any(|variable| variable.starts_with("EMQX_HOST"))
+        {
             run.args(["--publish", "8080:8080", "--publish", "1883:1883"]);
             run.args(["--publish", "8888:8888"]);
         }
         ok(run.args(["--network-alias", name, image]));
     };
-    start("lb.private", "balancer", &[]);
-    for n in 1..=3 {
-        let name = format!("emqx{n}.private");
-        start(&name, "emqx", &[&format!("EMQX_HOST={name}")]);
+    for (kind, image) in [(Kind::HaProxy, "balancer"), (Kind::Mqlb, "mqlb:local")] {
+        eprintln!("{image}");
+        // The platform starts services in any order.
+        start("lb.private", image, &[]);
+        let nodes = ["emqx1.private", "emqx2.private", "emqx3.private"];
+        for name in nodes {
+            start(name, "emqx", &[&format!("EMQX_HOST={name}")]);
+        }
+        wait_until_up(&lab, kind, 3);
+        let fleet = lab.fleet().unwrap();
+        let round = fleet.connect(0..10).unwrap();
+        round.check().unwrap();
+        let counts: Vec<_> = round.per_broker().into_values().collect();
+        assert_eq!(counts, [5, 2, 3]);
+        let front = lab.topology.plan.vip().sockets(FRONT_PORT)[0];
+        let answer = http::get(&lab.topology.clients, front, "/api/v5/status").unwrap();
+        assert!(answer.contains("is running"), "the platform's health check");
+        drop(fleet);
+        let mut remove = engine.docker();
+        ok(remove.args(["rm", "--force", "lb.private"]).args(nodes));
     }
-    wait_until_up(&lab, 3);
-    let fleet = lab.fleet().unwrap();
-    let round = fleet.connect(0..10).unwrap();
-    round.check().unwrap();
-    let counts: Vec<_> = round.per_broker().into_values().collect();
-    assert_eq!(counts, [5, 2, 3]);
-    let front = lab.topology.plan.vip().sockets(FRONT_PORT)[0];
-    let answer = http::get(&lab.topology.clients, front, "/api/v5/status").unwrap();
-    assert!(answer.contains("is running"), "the platform's health check");
 }
 
 #[test]
-fn the_profile_tls_serves_mqtt_behind_tls() {
+fn the_profiles_with_tls_serve_mqtt_behind_tls() {
     let lab = common::lab_without_brokers(0);
     let Some(engine) = engine(&lab) else { return };
     let variables = sample().unwrap();
@@ -280,24 +335,30 @@ fn the_profile_tls_serves_mqtt_behind_tls() {
     let both = [&key, &certificate].map(|file| std::fs::read(file).unwrap());
     std::fs::write(&key, both.concat()).unwrap();
     ok(Command::new("chmod").arg("644").arg(&key));
-    // The lab's directory is root's alone; HAProxy's user reads a mount of it.
-    let env = env(
-        &lab,
-        &[
-            ("COMPOSE_PROFILES", "tls"),
-            ("TLS_CERTIFICATES", &certs.display().to_string()),
-        ],
-    );
-    let compose = |arguments: &[&str]| ok(engine.compose(&env).unwrap().args(arguments));
-    compose(&["up", "--detach"]);
-    wait_until_up(&lab, 3);
-    let mut mosquitto = lab.topology.clients.command("mosquitto_sub").unwrap();
-    let vip = lab.topology.plan.vip().v4.to_string();
-    // The name in the certificate is not the VIP's.
-    mosquitto.args(["-h", &vip, "-p", "8883", "--insecure", "--cafile"]);
-    mosquitto.arg(&certificate);
-    mosquitto.args(["-t", lb_tests::broker::NAME_TOPIC, "-C", "1", "-W", "10"]);
-    let node = ok(&mut mosquitto);
-    assert!(node.trim().ends_with(".internal"), "{node}");
-    compose(&["down", "--volumes", "--timeout", "1"]);
+    let mqlb = lb_tests::mqlb::binary().unwrap();
+    engine.import_debian("debian:trixie-slim", &mqlb).unwrap();
+    for (kind, profile) in [(Kind::HaProxy, "tls"), (Kind::Mqlb, "mqlb-tls")] {
+        eprintln!("profile {profile}");
+        // The lab's directory is root's alone; HAProxy's user reads a mount of it.
+        let env = env(
+            &lab,
+            &[
+                ("COMPOSE_PROFILES", profile),
+                ("MQLB_FROM", "built"),
+                ("TLS_CERTIFICATES", &certs.display().to_string()),
+            ],
+        );
+        let compose = |arguments: &[&str]| ok(engine.compose(&env).unwrap().args(arguments));
+        compose(&["up", "--detach", "--build"]);
+        wait_until_up(&lab, kind, 3);
+        let mut mosquitto = lab.topology.clients.command("mosquitto_sub").unwrap();
+        let vip = lab.topology.plan.vip().v4.to_string();
+        // The name in the certificate is not the VIP's.
+        mosquitto.args(["-h", &vip, "-p", "8883", "--insecure", "--cafile"]);
+        mosquitto.arg(&certificate);
+        mosquitto.args(["-t", lb_tests::broker::NAME_TOPIC, "-C", "1", "-W", "10"]);
+        let node = ok(&mut mosquitto);
+        assert!(node.trim().ends_with(".internal"), "{node}");
+        compose(&["down", "--volumes", "--timeout", "1"]);
+    }
 }

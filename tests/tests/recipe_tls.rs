@@ -1,4 +1,4 @@
-//! The TLS variant of docker-compose.yml's HAProxy: the same nodes, behind TLS.
+//! The TLS variants of docker-compose.yml's balancers: the same nodes, behind TLS.
 
 mod common;
 
@@ -6,11 +6,12 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use lb_tests::emqx::node::Node;
 use lb_tests::lab::Lab;
 use lb_tests::raw::{self, Connect};
-use lb_tests::recipe::{Options, Program, Recipe};
+use lb_tests::recipe::{Kind, Options, Program, Recipe};
 use lb_tests::websocket::WebSocket;
 
 const MQTTS_PORT: u16 = 8883;
@@ -109,7 +110,7 @@ fn connack(stream: &mut impl Read) {
 #[test]
 fn mqtt_websocket_and_the_front_are_served_behind_tls_with_the_same_memory() {
     for program in Program::all().unwrap() {
-        eprintln!("HAProxy {}", program.version);
+        eprintln!("{}", program.name);
         let lab = common::lab_without_brokers(3);
         let nodes = Node::start_all(&lab).unwrap();
         let (certificate, directory) = certificate(&lab);
@@ -117,7 +118,7 @@ fn mqtt_websocket_and_the_front_are_served_behind_tls_with_the_same_memory() {
             certificate: Some(directory),
             ..Options::weights([1, 1, 1])
         };
-        let _recipe = Recipe::start(&lab, &program, &options).unwrap();
+        let recipe = Recipe::start(&lab, &program, &options).unwrap();
         let at = |port| lab.topology.plan.vip().sockets(port);
         let busy = || {
             let counts = nodes.iter().map(|node| node.connections().unwrap());
@@ -150,10 +151,11 @@ fn mqtt_websocket_and_the_front_are_served_behind_tls_with_the_same_memory() {
             socket.write_all(&Connect::new("web").encode()).unwrap();
             connack(&mut socket);
         }
-        for (path, holds) in [
-            ("/", "dashboard of emqx"),
-            ("/stats;csv", "emqx_mqtt,emqx1"),
-        ] {
+        let statistics = match recipe.kind {
+            Kind::HaProxy => ("/stats;csv", "emqx_mqtt,emqx1"),
+            Kind::Mqlb => ("/stats", "emqx1"),
+        };
+        for (path, holds) in [("/", "dashboard of emqx"), statistics] {
             let mut tls = Tls::connect(&lab, at(HTTPS_PORT)[0], &certificate);
             write!(tls, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
             let mut answer = String::new();
@@ -166,11 +168,5 @@ fn mqtt_websocket_and_the_front_are_served_behind_tls_with_the_same_memory() {
 }
 
 fn wait_for(condition: impl Fn() -> bool) {
-    for _ in 0..200 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("not within 4 s");
+    common::wait_for("the sessions' end", Duration::from_secs(20), condition);
 }

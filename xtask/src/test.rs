@@ -12,16 +12,21 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace::{Metadata, cargo_command, show};
-use crate::{dist, lint, root, run, verify};
+use crate::{dist, lint, root, run, verify, vm};
 
 /// The end-to-end tests build namespaces and start processes: a few at a time.
 const ROOT_TEST_THREADS: &str = "--test-threads=4";
+
+const OTHER_KERNELS: &str = "the balancer on other kernels";
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Leave out the end-to-end tests in namespaces
     #[arg(long)]
     quick: bool,
+    /// Leave out the balancer on other kernels, in virtual machines
+    #[arg(long)]
+    no_vm: bool,
     /// Only tests whose name contains one of these; formatting and lints are left out
     filters: Vec<String>,
 }
@@ -56,6 +61,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if args.filters.is_empty() {
         report.step("verifier", |_| verify::gate());
+        match vm::gate_impossible() {
+            _ if args.quick || args.no_vm => report.left_out(OTHER_KERNELS, "not asked for"),
+            Some(why) => report.left_out(OTHER_KERNELS, why),
+            None => report.step(OTHER_KERNELS, |_| vm::gate()),
+        }
     }
     if !args.filters.is_empty() && report.ran() == 0 {
         bail!("no test's name contains {}", args.filters.join(" or "));
@@ -217,6 +227,8 @@ impl Totals {
 #[derive(Default)]
 struct Report {
     steps: Vec<Step>,
+    /// What was not run, and why.
+    left_out: Vec<(&'static str, &'static str)>,
 }
 
 struct Step {
@@ -240,6 +252,11 @@ impl Report {
             totals,
             took: start.elapsed(),
         });
+    }
+
+    /// What isn't run is said, so that nobody takes it for passed.
+    fn left_out(&mut self, name: &'static str, why: &'static str) {
+        self.left_out.push((name, why));
     }
 
     /// How many tests passed or failed in all.
@@ -271,6 +288,9 @@ impl Report {
                 print!(": {passed} passed, {failed} failed, {ignored} ignored");
             }
             println!();
+        }
+        for (name, why) in &self.left_out {
+            println!("  left out {name}: {why}");
         }
         let failed: Vec<_> = self
             .steps

@@ -13,6 +13,7 @@ mod routes;
 mod server;
 mod stats;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use model::{FlowFilter, FlowRow, Located, Status};
@@ -38,8 +39,9 @@ pub trait Source: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Pages {
     source: Arc<dyn Source>,
-    /// Of `/stats`.
     password: Option<Arc<str>>,
+    /// Who asks is on this host, where no password keeps anybody from the numbers.
+    local: bool,
 }
 
 impl Pages {
@@ -48,7 +50,27 @@ impl Pages {
         Self {
             source,
             password: password.map(Arc::from),
+            local: false,
         }
+    }
+
+    /// For who asks from this address.
+    fn seen_from(&self, peer: IpAddr) -> Self {
+        Self {
+            local: peer.to_canonical().is_loopback(),
+            ..self.clone()
+        }
+    }
+
+    /// The password that is asked for at `path`: of everybody at the page, at what else tells of clients
+    /// only of those who aren't on this host, so that commands need none.
+    fn password_of(&self, path: &str) -> Option<&str> {
+        let asked = match path {
+            "/healthz" | "/readyz" => false,
+            "/stats" => true,
+            _ => !self.local,
+        };
+        self.password.as_deref().filter(|_| asked)
     }
 
     /// Answers a request, also where it came to another server than the admin interface's.

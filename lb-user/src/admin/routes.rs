@@ -47,7 +47,7 @@ pub(super) async fn answer<B>(pages: &Pages, request: &Request<B>) -> Answer {
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
     }
-    if let (Some(password), "/stats") = (&pages.password, path)
+    if let Some(password) = pages.password_of(path)
         && !password::fits(request.headers(), password)
     {
         let message = "user and password, please: see stats_password in the configuration";

@@ -88,7 +88,7 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 (accepted, permit) = next => match accepted {
                     Ok((stream, peer)) => {
-                        let pages = pages.clone();
+                        let pages = pages.seen_from(peer.ip());
                         connections.spawn(async move {
                             let _permit = permit;
                             if let Err(error) = connection(stream, pages).await {

@@ -527,6 +527,27 @@ async fn connections_are_kept_alive_until_idle() {
         .unwrap();
 }
 
+#[test]
+fn a_password_is_asked_for_wherever_clients_are_told_of() {
+    let pages = Pages::new(Arc::new(Fake::default()), Some("secret"));
+    let (here, there) = (
+        pages.seen_from("::ffff:127.0.0.1".parse().unwrap()),
+        pages.seen_from("10.0.0.1".parse().unwrap()),
+    );
+    for (path, local, remote) in [
+        ("/stats", true, true),
+        ("/metrics", false, true),
+        ("/api/v1/flows", false, true),
+        ("/healthz", false, false),
+        ("/readyz", false, false),
+    ] {
+        assert_eq!(here.password_of(path).is_some(), local, "{path}");
+        assert_eq!(there.password_of(path).is_some(), remote, "{path}");
+    }
+    let open = Pages::new(Arc::new(Fake::default()), None);
+    assert_eq!(open.password_of("/stats"), None);
+}
+
 #[tokio::test]
 async fn shutdown_ends_the_server() {
     let running = start().await;

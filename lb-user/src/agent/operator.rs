@@ -26,7 +26,7 @@ impl Operator {
     pub fn new(path: PathBuf, file: File, messages: mpsc::Sender<Message>) -> Self {
         Self {
             path,
-            names: Follower::new(Source::system(), file.answers.clone()),
+            names: follow(&file),
             file,
             messages,
         }
@@ -83,7 +83,7 @@ impl Operator {
             .ask(|answer| Message::Configure(config, answer))
             .await?;
         if names {
-            self.names = Follower::new(Source::system(), file.answers.clone());
+            self.names = follow(&file);
         }
         self.file = file;
         Ok(reply)
@@ -96,4 +96,9 @@ impl Operator {
         sent.map_err(|_| stopping())?;
         result.await.map_err(|_| stopping())?
     }
+}
+
+fn follow(file: &File) -> Follower {
+    let most = file.config.timeouts.dns;
+    Follower::new(Source::system(), file.answers.clone(), most)
 }

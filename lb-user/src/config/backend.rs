@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::model::{Backend, BackendAddress};
+use super::model::{Backend, BackendAddress, Unresolved};
 use super::problem::{At, Problems, Span};
 use super::resolve::Resolver;
 use super::section::Section;
@@ -15,13 +15,24 @@ use super::value::{self, Endpoint};
 const KEYS: [&str; 4] = ["name", "address", "weight", "max_flows"];
 const ADDRESS: &str = "\"10.0.0.2:1883\"";
 
-/// The backends of one pool that could be read, and whether that is all of them.
-pub(super) fn read_all(
-    problems: &Problems,
-    resolver: Resolver,
-    pool: &str,
-    section: &Section,
-) -> (Vec<Backend>, bool) {
+/// How names become addresses.
+pub(super) struct Names<'a> {
+    pub resolver: Resolver<'a>,
+    pub unresolved: Unresolved,
+}
+
+/// The backends of one pool.
+#[derive(Default)]
+pub(super) struct Read {
+    /// Those that could be read and have an address.
+    pub backends: Vec<Backend>,
+    /// Names that have none yet.
+    pub waiting: Vec<String>,
+    /// Whether nothing is missing.
+    pub complete: bool,
+}
+
+pub(super) fn read_all(problems: &Problems, names: &Names, pool: &str, section: &Section) -> Read {
     let title = format!("[[pool.{pool}.backend]]");
     let items = match section.get("backend").map(|node| (&node.span, &node.value)) {
         Some((_, Value::Array(items))) if !items.is_empty() => items,
@@ -31,7 +42,7 @@ pub(super) fn read_all(
                 "backends are a list",
                 format!("write {title}, in two pairs of brackets"),
             );
-            return (Vec::new(), false);
+            return Read::default();
         }
         _ if section.is_present() => {
             let message = format!("the pool {pool:?} has no backend");
@@ -40,20 +51,21 @@ pub(super) fn read_all(
                 message,
                 format!("write {title} with name and address"),
             );
-            return (Vec::new(), false);
+            return Read::default();
         }
-        _ => return (Vec::new(), false),
+        _ => return Read::default(),
     };
     let mut complete = true;
-    let mut read = Vec::new();
+    let (mut read, mut waiting) = (Vec::new(), Vec::new());
     for item in items {
-        match read_entry(problems, resolver, &title, item) {
+        match read_entry(problems, names, &mut waiting, &title, item) {
             Some(backends) => read.extend(backends.into_iter().map(|one| (&item.span, one))),
             None => complete = false,
         }
     }
     twice(problems, &read);
     let backends: Vec<Backend> = read.into_iter().map(|(_, backend)| backend).collect();
+    let complete = complete && waiting.is_empty();
     if complete && backends.iter().all(|backend| backend.weight == 0) {
         problems.report(
             section.span(),
@@ -61,12 +73,17 @@ pub(super) fn read_all(
             "write a weight of 1 or more for one of them",
         );
     }
-    (backends, complete)
+    Read {
+        backends,
+        waiting,
+        complete,
+    }
 }
 
 fn read_entry(
     problems: &Problems,
-    resolver: Resolver,
+    names: &Names,
+    waiting: &mut Vec<String>,
     title: &str,
     node: &Node,
 ) -> Option<Vec<Backend>> {
@@ -79,8 +96,13 @@ fn read_entry(
             .and_then(|at| u16::try_from(at.value).ok()),
     };
     let max_flows = section.max_flows();
-    let addresses = addresses(problems, resolver, &section);
+    let mut missing = Vec::new();
+    let addresses = addresses(problems, names, &mut missing, &section);
     let (name, addresses, weight) = (name?.value, addresses?, weight?);
+    waiting.extend(missing.iter().map(|why| format!("backend {name}: {why}")));
+    if addresses.is_empty() {
+        return Some(Vec::new());
+    }
     let backend = |name: String, addresses: Vec<BackendAddress>| Backend {
         name,
         addresses,
@@ -107,10 +129,12 @@ fn read_entry(
     Some(each.collect())
 }
 
-/// The addresses that are written, and those of names for the families that are not.
+/// The addresses that are written, and those of names for the families that are not. Without any, names
+/// are missing.
 fn addresses(
     problems: &Problems,
-    resolver: Resolver,
+    names: &Names,
+    missing: &mut Vec<String>,
     section: &Section,
 ) -> Option<Vec<BackendAddress>> {
     let node = section.required("address", ADDRESS)?;
@@ -157,7 +181,7 @@ fn addresses(
     }
     let mut resolved = Vec::<BackendAddress>::new();
     for (span, host, port) in hosts {
-        match lookup(resolver, &host, port) {
+        match lookup(names.resolver, &host, port) {
             Ok(sockets) => {
                 for socket in sockets.into_iter().filter(|socket| lacks(&found, *socket)) {
                     if resolved.iter().all(|other| other.socket != socket) {
@@ -168,9 +192,10 @@ fn addresses(
                     }
                 }
             }
+            Err(message) if names.unresolved == Unresolved::Wait => missing.push(message),
             Err(message) => {
                 complete = false;
-                let help = "check the name, /etc/hosts and /etc/resolv.conf, or write an address";
+                let help = "check the name, /etc/hosts and /etc/resolv.conf, or write an address; with unresolved = \"wait\" in the pool it may come later";
                 problems.report(&span, message, help);
             }
         }

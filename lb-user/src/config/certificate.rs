@@ -14,8 +14,28 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Error};
 use x509_parser::revocation_list::CertificateRevocationList as X509RevocationList;
 
-/// Reads a file, as [`std::fs::read`] does.
-pub type Files<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
+/// Where certificates and keys are read from.
+#[derive(Clone, Copy)]
+pub struct Files<'a> {
+    /// Reads a file, as [`std::fs::read`] does.
+    pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    /// The files in a directory.
+    pub list: &'a dyn Fn(&Path) -> io::Result<Vec<PathBuf>>,
+}
+
+impl Files<'static> {
+    /// Those of the system.
+    pub const SYSTEM: Self = Self {
+        read: &|file| std::fs::read(file),
+        list: &list,
+    };
+}
+
+/// The paths of what is in a directory.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory)?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
 
 /// What is wrong with a file, and what to do about it.
 pub(super) type Complaint = (String, String);
@@ -236,7 +256,7 @@ fn seconds(time: SystemTime) -> i64 {
 }
 
 fn read(files: Files, file: &Path) -> Result<Vec<u8>, Complaint> {
-    files(file).map_err(|error| {
+    (files.read)(file).map_err(|error| {
         (
             format!("cannot read {}: {error}", file.display()),
             "write the path of a file that the agent's user may read".to_owned(),

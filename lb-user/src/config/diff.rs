@@ -417,6 +417,7 @@ fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
         keepalive_least,
         keepalive_zero,
         closed,
+        dns,
     } = old;
     for (key, from, to) in [
         ("sniff", sniff, &new.sniff),
@@ -426,6 +427,7 @@ fn compare_timeouts(c: &mut Comparison, old: &Timeouts, new: &Timeouts) {
         ("keepalive_least", keepalive_least, &new.keepalive_least),
         ("keepalive_zero", keepalive_zero, &new.keepalive_zero),
         ("closed", closed, &new.closed),
+        ("dns", dns, &new.dns),
     ] {
         c.key(key, (from, to), |time| show_duration(*time));
     }
@@ -498,7 +500,9 @@ fn compare_pool(c: &mut Comparison, old: &Pool, new: &Pool) {
         reset_rate,
         sources,
         client_connects,
+        unresolved,
         backends: _,
+        waiting: _,
     } = old;
     c.key("policy", (policy, &new.policy), shown);
     match (health, &new.health) {
@@ -513,6 +517,9 @@ fn compare_pool(c: &mut Comparison, old: &Pool, new: &Pool) {
     compare_sources(c, sources, &new.sources);
     let (from, to) = (client_connects, &new.client_connects);
     c.key("client_connects", (from, to), optional);
+    c.key("unresolved", (unresolved, &new.unresolved), |u| {
+        u.as_str().to_owned()
+    });
 }
 
 fn compare_health(c: &mut Comparison, old: &Health, new: &Health) {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
+use super::certificate::{self, Files};
 use super::model::Config;
 use super::problem::ConfigError;
 use super::{hosts, parse_with, read_file};
@@ -17,6 +18,8 @@ pub struct File {
     text: String,
     /// The certificates and keys that it names, as they were.
     files: HashMap<PathBuf, Vec<u8>>,
+    /// What was in the directories that it names.
+    directories: HashMap<PathBuf, Vec<PathBuf>>,
     /// What its names stand for.
     pub answers: Answers,
     pub config: Config,
@@ -32,7 +35,7 @@ impl File {
         let text = read_file(path)?;
         let names = hosts(&text, &|name| env::var(name));
         let answers = dns::resolve(source, names, known).await;
-        Self::new(path.to_owned(), text, answers, &HashMap::new())
+        Self::new(path.to_owned(), text, answers, None)
     }
 
     /// The same file, not read again and neither what it names, with other answers about its names.
@@ -40,26 +43,38 @@ impl File {
     /// # Errors
     /// What is wrong with it now, such as two backends with one address.
     pub fn with(&self, answers: Answers) -> Result<Self, ConfigError> {
-        Self::new(self.path.clone(), self.text.clone(), answers, &self.files)
+        Self::new(self.path.clone(), self.text.clone(), answers, Some(self))
     }
 
     fn new(
         path: PathBuf,
         text: String,
         answers: Answers,
-        known: &HashMap<PathBuf, Vec<u8>>,
+        before: Option<&Self>,
     ) -> Result<Self, ConfigError> {
-        let read = RefCell::new(HashMap::new());
-        let files = |file: &Path| {
-            let bytes = match known.get(file) {
-                Some(bytes) => bytes.clone(),
-                None => std::fs::read(file)?,
-            };
-            read.borrow_mut().insert(file.to_owned(), bytes.clone());
-            Ok(bytes)
+        let (read, listed) = (RefCell::new(HashMap::new()), RefCell::new(HashMap::new()));
+        let files = Files {
+            read: &|file| {
+                let bytes = match before.and_then(|before| before.files.get(file)) {
+                    Some(bytes) => bytes.clone(),
+                    None => std::fs::read(file)?,
+                };
+                read.borrow_mut().insert(file.to_owned(), bytes.clone());
+                Ok(bytes)
+            },
+            list: &|directory| {
+                let found = match before.and_then(|before| before.directories.get(directory)) {
+                    Some(found) => found.clone(),
+                    None => certificate::list(directory)?,
+                };
+                listed
+                    .borrow_mut()
+                    .insert(directory.to_owned(), found.clone());
+                Ok(found)
+            },
         };
         let lookup = |host: &str, port| answers.lookup(host, port);
-        let config = match parse_with(&text, &|name| env::var(name), &lookup, &files) {
+        let config = match parse_with(&text, &|name| env::var(name), &lookup, files) {
             Ok(config) => config,
             Err(problems) => {
                 return Err(ConfigError::Invalid {
@@ -72,6 +87,7 @@ impl File {
             path,
             text,
             files: read.into_inner(),
+            directories: listed.into_inner(),
             answers,
             config,
         })

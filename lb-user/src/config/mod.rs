@@ -35,7 +35,7 @@ pub use file::File;
 pub use model::{
     Admin, Agent, Backend, BackendAddress, Bindings, Check, Config, Datapath, Health, Kind, Limits,
     Listener, Mode, Policy, Pool, PoolId, Prefix, ProxyProtocol, Rate, SetUp, Snat, Source,
-    SourceLimits, Sticky, Timeouts, WebSocket, Xdp,
+    SourceLimits, Sticky, Timeouts, Unresolved, WebSocket, Xdp,
 };
 pub use problem::{ConfigError, Problem};
 pub use resolve::Resolver;
@@ -111,7 +111,7 @@ pub fn parse(
     environment: Environment,
     resolver: Resolver,
 ) -> Result<Config, Vec<Problem>> {
-    parse_with(text, environment, resolver, &|file| std::fs::read(file))
+    parse_with(text, environment, resolver, Files::SYSTEM)
 }
 
 /// The same, and nothing outside is touched but through these.
@@ -136,8 +136,11 @@ pub fn hosts(text: &str, environment: Environment) -> BTreeSet<String> {
         found.borrow_mut().insert(host.to_owned());
         Ok(Vec::new())
     };
-    let unread = |_: &Path| Err(std::io::ErrorKind::Unsupported.into());
-    let _ = parse_with(text, environment, &note, &unread);
+    let unread = Files {
+        read: &|_| Err(std::io::ErrorKind::Unsupported.into()),
+        list: &|_| Err(std::io::ErrorKind::Unsupported.into()),
+    };
+    let _ = parse_with(text, environment, &note, unread);
     found.into_inner()
 }
 

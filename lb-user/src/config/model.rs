@@ -49,7 +49,14 @@ impl Config {
                 .map(|c| format!("listener {}: {c}", listener.name))
                 .collect::<Vec<_>>()
         };
-        self.listeners.iter().flat_map(of).collect()
+        let waiting = |pool: &Pool| {
+            let of = |what: &String| format!("pool {}: {what}; it is asked again", pool.name);
+            pool.waiting.iter().map(of).collect::<Vec<_>>()
+        };
+        let certificates = self.listeners.iter().flat_map(of);
+        certificates
+            .chain(self.pools.iter().flat_map(waiting))
+            .collect()
     }
 
     /// Says which data path serves the listeners that take either, once it is known whether XDP runs.
@@ -167,6 +174,8 @@ pub struct Timeouts {
     pub keepalive_zero: Duration,
     /// How long a flow's entries stay after both sides closed (TIME_WAIT).
     pub closed: Duration,
+    /// Longest time from one question about a DNS name to the next.
+    pub dns: Duration,
 }
 
 /// `[limits]`
@@ -412,8 +421,32 @@ pub struct Pool {
     pub sources: SourceLimits,
     /// CONNECTs with one client identifier; `None`: no limit.
     pub client_connects: Option<Rate>,
-    /// At least one, at least one with a weight above 0, names and addresses unique in the pool.
+    pub unresolved: Unresolved,
+    /// At least one, at least one with a weight above 0, names and addresses unique in the pool; but see
+    /// [`Pool::waiting`].
     pub backends: Vec<Backend>,
+    /// What is not among [`Pool::backends`] yet, or with one family only, because a name stands for no
+    /// address: the backend, and why. Only with [`Unresolved::Wait`].
+    pub waiting: Vec<String>,
+}
+
+/// What a name that can't be resolved is, at the start and at a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// A mistake in the file.
+    Error,
+    /// A backend that is still to come.
+    Wait,
+}
+
+impl Unresolved {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Wait => "wait",
+        }
+    }
 }
 
 /// How a pool chooses a backend for a client that is bound to none.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::model::{Policy, Pool, SourceLimits};
+use super::backend::Names;
+use super::model::{Policy, Pool, SourceLimits, Unresolved};
 use super::problem::{At, Problems};
 use super::resolve::Resolver;
 use super::section::{Section, check_name};
 use super::tree::{Entry, Node, Value};
 use super::{backend, health};
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "policy",
     "max_load",
     "health",
@@ -17,6 +18,7 @@ const KEYS: [&str; 8] = [
     "reset_rate",
     "sources",
     "client_connects",
+    "unresolved",
     "backend",
 ];
 
@@ -24,7 +26,7 @@ const KEYS: [&str; 8] = [
 pub(super) struct Draft {
     pub name: At<String>,
     pub pool: Pool,
-    /// Whether every backend could be read; if not, what the pool lacks is not known.
+    /// Whether every backend could be read, and has its addresses; if not, what the pool lacks is not known.
     pub complete: bool,
 }
 
@@ -66,7 +68,14 @@ fn read(problems: &Problems, resolver: Resolver, entry: &Entry) -> Option<Draft>
     let sources = section.get("sources").map_or(SourceLimits::NONE, |node| {
         sources(problems, &entry.key, node)
     });
-    let (backends, complete) = backend::read_all(problems, resolver, &entry.key, &section);
+    let words = [Unresolved::Error, Unresolved::Wait].map(|word| (word.as_str(), Some(word)));
+    let unresolved = section.choice("unresolved", &words);
+    let unresolved = unresolved.map_or(Unresolved::Error, |at| at.value);
+    let names = Names {
+        resolver,
+        unresolved,
+    };
+    let read = backend::read_all(problems, &names, &entry.key, &section);
     let name = name?;
     let pool = Pool {
         name: name.value.clone(),
@@ -76,12 +85,14 @@ fn read(problems: &Problems, resolver: Resolver, entry: &Entry) -> Option<Draft>
         reset_rate: section.pace("reset_rate").map(|at| at.value),
         sources,
         client_connects: section.rate("client_connects").map(|at| at.value),
-        backends,
+        unresolved,
+        backends: read.backends,
+        waiting: read.waiting,
     };
     Some(Draft {
         name,
         pool,
-        complete,
+        complete: read.complete,
     })
 }
 

@@ -214,6 +214,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
         "keepalive_least",
         "keepalive_zero",
         "closed",
+        "dns",
     ];
     let section = Section::new(problems, "[timeouts]", root.get("timeouts"), &keys);
     let read = |key, least, most, default| {
@@ -229,6 +230,7 @@ pub(super) fn timeouts(problems: &Problems, root: &Section) -> Timeouts {
         keepalive_least: read("keepalive_least", Duration::ZERO, DAY, Duration::ZERO),
         keepalive_zero: read("keepalive_zero", 60 * SECOND, 365 * DAY, DAY),
         closed: read("closed", SECOND, 600 * SECOND, 60 * SECOND),
+        dns: read("dns", SECOND, DAY, 300 * SECOND),
     }
 }
 

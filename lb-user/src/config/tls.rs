@@ -102,9 +102,10 @@ impl std::fmt::Display for Tls {
     }
 }
 
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "cert",
     "key",
+    "directory",
     "client_ca",
     "client_crl",
     "client_auth",
@@ -137,6 +138,22 @@ pub(super) fn read(problems: &Problems, files: Files, node: &Node) -> Option<Tls
 }
 
 fn certificates(problems: &Problems, files: Files, section: &Section) -> Option<Vec<Certificate>> {
+    if let Some(directory) = paths(problems, section, "directory").first() {
+        for (key, node) in ["cert", "key"].map(|key| (key, section.get(key))) {
+            if let Some(node) = node {
+                problems.report(
+                    &node.span,
+                    format!("{key} and directory both say where certificates are"),
+                    "write cert and key, or directory",
+                );
+            }
+        }
+        return of_directory(problems, files, directory);
+    }
+    if section.get("directory").is_some() {
+        // Its path was reported.
+        return None;
+    }
     section.required("cert", EXAMPLE)?;
     section.required("key", "\"/etc/mqlb/server.key\"")?;
     let certs = paths(problems, section, "cert");
@@ -161,6 +178,38 @@ fn certificates(problems: &Problems, files: Files, section: &Section) -> Option<
             },
         )
         .collect()
+}
+
+/// Those of a directory in the order of its files' names, each file with certificate, chain and key.
+fn of_directory(
+    problems: &Problems,
+    files: Files,
+    directory: &At<PathBuf>,
+) -> Option<Vec<Certificate>> {
+    let At { span, value } = directory;
+    let shown = value.display();
+    let help = "write the path of a directory with PEM files, NAME.pem, each with certificate, chain and key";
+    let mut found = match (files.list)(value) {
+        Ok(found) => found,
+        Err(error) => {
+            problems.report(span, format!("cannot read {shown}: {error}"), help);
+            return None;
+        }
+    };
+    found.retain(|file| file.extension().is_some_and(|end| end == "pem"));
+    found.sort();
+    if found.is_empty() {
+        problems.report(span, format!("{shown} holds no file NAME.pem"), help);
+        return None;
+    }
+    let read = |file: &PathBuf| match Certificate::read(files, file, file) {
+        Ok(certificate) => Some(certificate),
+        Err((message, help)) => {
+            problems.report(span, message, help);
+            None
+        }
+    };
+    found.iter().map(read).collect()
 }
 
 fn clients(problems: &Problems, files: Files, section: &Section) -> Option<Clients> {

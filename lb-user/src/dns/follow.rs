@@ -1,7 +1,7 @@
 //! Asks again when answers have had their time.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
 
@@ -13,6 +13,8 @@ use super::{Answers, show};
 pub struct Follower {
     source: Source,
     answers: Answers,
+    /// Longest time from one question about a name to the next.
+    most: Duration,
     /// Names whose question is out.
     asking: BTreeSet<String>,
     questions: JoinSet<(String, Reply)>,
@@ -20,10 +22,12 @@ pub struct Follower {
 
 impl Follower {
     /// Follows the names that there are answers about.
-    pub fn new(source: Source, answers: Answers) -> Self {
+    pub fn new(source: Source, mut answers: Answers, most: Duration) -> Self {
+        answers.hasten(most);
         Self {
             source,
             answers,
+            most,
             asking: BTreeSet::new(),
             questions: JoinSet::new(),
         }
@@ -77,7 +81,7 @@ impl Follower {
             Err(error) => {
                 let reply = Reply::failed(&error.to_string());
                 for host in std::mem::take(&mut self.asking) {
-                    self.answers.take(&host, &reply, now);
+                    self.answers.take(&host, &reply, self.most, now);
                 }
                 return false;
             }
@@ -85,7 +89,7 @@ impl Follower {
         self.asking.remove(&host);
         let known = |answers: &Answers| answers.0.get(&host).map(|a| a.addresses.clone());
         let before = known(&self.answers).unwrap_or_default();
-        let changed = self.answers.take(&host, &reply, now);
+        let changed = self.answers.take(&host, &reply, self.most, now);
         if changed {
             let after = known(&self.answers).unwrap_or_default();
             tracing::info!(

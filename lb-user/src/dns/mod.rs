@@ -21,8 +21,8 @@ use source::{Outcome, Reply};
 
 /// Shortest time to the next question about a name, also after a failure.
 const LEAST: Duration = Duration::from_secs(1);
-/// Longest time, whatever the answer's time to live.
-const MOST: Duration = Duration::from_secs(300);
+/// Longest time that an answer is kept before anybody said how long.
+const MOST: Duration = Duration::from_secs(86_400);
 
 /// What names stand for.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +58,7 @@ pub async fn resolve(
     while let Some(reply) = asked.join_next().await {
         // One that broke off counts as not answered; the follower asks again.
         if let Ok((host, reply)) = reply {
-            answers.take(&host, &reply, Instant::now());
+            answers.take(&host, &reply, MOST, Instant::now());
         }
     }
     answers
@@ -81,10 +81,18 @@ impl Answers {
     }
 
     /// Takes a reply over; whether the host's addresses are others than before.
-    fn take(&mut self, host: &str, reply: &Reply, now: Instant) -> bool {
+    fn take(&mut self, host: &str, reply: &Reply, most: Duration, now: Instant) -> bool {
         self.0
             .get_mut(host)
-            .is_some_and(|answer| answer.take(host, reply, now))
+            .is_some_and(|answer| answer.take(host, reply, most, now))
+    }
+
+    /// Has every name asked for again within `most`.
+    fn hasten(&mut self, most: Duration) {
+        let latest = Instant::now() + most;
+        for answer in self.0.values_mut() {
+            answer.due = answer.due.min(latest);
+        }
     }
 }
 
@@ -100,9 +108,9 @@ impl Answer {
 
     /// A family that there was no answer about keeps its addresses; and so do both if none would be left,
     /// because a name that is gone is more often a mistake in DNS than the end of all brokers.
-    fn take(&mut self, host: &str, reply: &Reply, now: Instant) -> bool {
+    fn take(&mut self, host: &str, reply: &Reply, most: Duration, now: Instant) -> bool {
         let mut addresses = Vec::new();
-        let mut ttl = MOST;
+        let mut ttl = most;
         let mut error = None;
         for (is_ipv4, outcome) in [(true, &reply.v4), (false, &reply.v6)] {
             match outcome {
@@ -124,21 +132,22 @@ impl Answer {
             error.get_or_insert_with(|| "it has no address".to_owned());
         }
         let changed = addresses != self.addresses;
-        self.schedule(host, ttl, error, &addresses, now);
+        let wait = self.wait(host, ttl, error, &addresses);
+        self.due = now + wait.clamp(LEAST, most.max(LEAST));
         self.addresses = addresses;
         changed
     }
 
-    /// When to ask again. A row of failures is one line in the log, and its end another.
-    fn schedule(
+    /// How long to wait before it is asked again. A row of failures is one line in the log, and its end
+    /// another.
+    fn wait(
         &mut self,
         host: &str,
         ttl: Duration,
         error: Option<String>,
         addresses: &[IpAddr],
-        now: Instant,
-    ) {
-        let wait = match error {
+    ) -> Duration {
+        match error {
             None => {
                 if self.failures > 0 {
                     tracing::info!("DNS answers about {host} again");
@@ -158,8 +167,7 @@ impl Answer {
                 self.error = error;
                 wait
             }
-        };
-        self.due = now + wait.clamp(LEAST, MOST);
+        }
     }
 }
 

@@ -149,6 +149,8 @@ fn shown(answers: &Answers, host: &str) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
 }
 
+/// As by default.
+const LONGEST: Duration = Duration::from_secs(300);
 /// Long enough for anything that has to happen here.
 const LONG: Duration = Duration::from_secs(20);
 
@@ -213,7 +215,7 @@ async fn a_change_is_seen_when_the_time_to_live_ends() {
     world.answer("long.example.", 3600, &["10.0.1.1"]);
     let asked = Instant::now();
     let answers = world.resolve(&["short.example", "long.example"]).await;
-    let mut follower = Follower::new(world.source.clone(), answers);
+    let mut follower = Follower::new(world.source.clone(), answers, LONGEST);
     world.answer("short.example.", 1, &["10.0.0.1", "10.0.0.2"]);
     world.answer("long.example.", 3600, &["10.0.1.2"]);
     let answers = timeout(LONG, follower.changed()).await.unwrap();
@@ -248,7 +250,7 @@ async fn failures_keep_what_is_known_and_are_asked_again() {
     let world = World::new("", "").await;
     world.answer("emqx.example.", 1, &["10.0.0.1", "fd00::1"]);
     let answers = world.resolve(&["emqx.example"]).await;
-    let mut follower = Follower::new(world.source.clone(), answers);
+    let mut follower = Follower::new(world.source.clone(), answers, LONGEST);
     world.set("emqx.example.", A, Does::Fail);
     world.set("emqx.example.", AAAA, Does::Fail);
     // Asked after 1 s, and 1 s after the failure; the next time would be 2 s later. The resolver itself
@@ -284,11 +286,33 @@ async fn failures_keep_what_is_known_and_are_asked_again() {
 }
 
 #[tokio::test]
+async fn a_bound_shortens_what_answers_are_good_for_and_ends_the_wait_for_a_name() {
+    let world = World::new("", "").await;
+    world.answer("emqx.example.", 600, &["10.0.0.1"]);
+    let answers = world.resolve(&["emqx.example", "late.example"]).await;
+    let mut follower = Follower::new(world.source.clone(), answers, Duration::from_secs(1));
+    world.answer("emqx.example.", 600, &["10.0.0.2"]);
+    let answers = timeout(LONG, follower.changed()).await.unwrap();
+    assert_eq!(shown(answers, "emqx.example"), ["10.0.0.2:1883"]);
+    // Failures don't make it wait ever longer.
+    let before = world.asked("late.example.", A);
+    let begun = Instant::now();
+    while world.asked("late.example.", A) < before + 5 {
+        let still = timeout(Duration::from_millis(200), follower.changed()).await;
+        assert!(still.is_err(), "{still:?}");
+        assert!(begun.elapsed() < LONG, "asked too seldom");
+    }
+    world.answer("late.example.", 600, &["10.0.0.3"]);
+    let answers = timeout(LONG, follower.changed()).await.unwrap();
+    assert_eq!(shown(answers, "late.example"), ["10.0.0.3:1883"]);
+}
+
+#[tokio::test]
 async fn a_busy_loop_does_not_keep_it_from_its_answers() {
     let world = World::new("", "").await;
     world.answer("emqx.example.", 1, &["10.0.0.1"]);
     let answers = world.resolve(&["emqx.example"]).await;
-    let mut follower = Follower::new(world.source.clone(), answers);
+    let mut follower = Follower::new(world.source.clone(), answers, LONGEST);
     world.answer("emqx.example.", 1, &["10.0.0.2"]);
     let begun = Instant::now();
     loop {
@@ -314,7 +338,7 @@ fn times_have_bounds_and_failures_back_off() {
     let mut answer = Answer::unasked();
     let now = Instant::now();
     let mut wait = |reply: &Reply| {
-        answer.take("emqx.example", reply, now);
+        answer.take("emqx.example", reply, LONGEST, now);
         (answer.due - now).as_secs()
     };
     assert_eq!(

@@ -5,6 +5,8 @@
     reason = "every test file compiles this module and uses another part of it"
 )]
 
+pub mod recipe;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, channel};

@@ -13,8 +13,8 @@ pub struct Args {
     /// Shares of new clients that the three nodes get, 0 to 256 each: 1,1,1 for equal ones
     #[arg(long, value_name = "A,B,C", value_parser = weights)]
     weights: Option<[u16; 3]>,
-    /// Profiles for COMPOSE_PROFILES: haproxy, tls, mqlb or node
-    #[arg(long, value_parser = ["haproxy", "tls", "mqlb", "node"])]
+    /// For COMPOSE_PROFILES: haproxy, tls, mqlb, mqlb-tls, mqlb-xdp or node
+    #[arg(long, value_parser = ["haproxy", "tls", "mqlb", "mqlb-tls", "mqlb-xdp", "node"])]
     profile: Option<String>,
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::setup::{self, Need};
 use crate::workspace::Metadata;
 use guest::{Acceleration, Guest};
 pub use initramfs::quoted;
@@ -112,6 +113,29 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("failed on {}", failed.join(", "));
     }
     Ok(())
+}
+
+/// Why [`gate`] can't run on this machine, if it can't.
+pub fn gate_impossible() -> Option<&'static str> {
+    let possible = cfg!(target_arch = "x86_64") && setup::installs_by_itself();
+    (!possible).then_some("the kernels' packages and the machines need Debian or Ubuntu on x86_64")
+}
+
+/// What every run of the tests has time for: the part `guests` on the kernels that are supported longest. Each
+/// guest has a limit of its own, of one minute with KVM and of six without.
+///
+/// # Errors
+/// As for [`run`].
+pub fn gate() -> Result<()> {
+    setup::ensure(&[Need::Vm])?;
+    run(&Args {
+        qemu: true,
+        kernels: KERNELS.map(str::to_owned).to_vec(),
+        parts: vec![Part::Guests],
+        quick: true,
+        acceleration: None,
+        filters: Vec::new(),
+    })
 }
 
 /// Runs every part, whatever became of the one before.

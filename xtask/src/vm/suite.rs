@@ -22,13 +22,15 @@ pub const LEFT_OUT: [(&str, &str); 1] = [(
 )];
 
 /// Test files in which the balancer has no interface of a lab: other wires change nothing there.
-const WITHOUT_LAB: [&str; 8] = [
+const WITHOUT_LAB: [&str; 10] = [
     "compose",
     "lab",
     "package",
     "program",
     "recipe",
+    "recipe_files",
     "recipe_hosted",
+    "recipe_http",
     "recipe_tls",
     "unprivileged",
 ];
