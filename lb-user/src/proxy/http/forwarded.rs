@@ -121,8 +121,11 @@ mod tests {
     }
 
     fn edges() -> Vec<Prefix> {
-        ["10.0.0.0/8", "fd00::/8", "203.0.113.80"]
-            .map(|p| p.parse().unwrap())
+        [("10.0.0.0", 8), ("fd00::", 8), ("203.0.113.80", 32)]
+            .map(|(address, length)| Prefix {
+                address: address.parse().unwrap(),
+                length,
+            })
             .into()
     }
 
