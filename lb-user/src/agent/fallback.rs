@@ -14,7 +14,7 @@ const NEEDED: [(u32, &str); 4] = [
 ];
 const CAP_SYS_ADMIN: u32 = 21;
 /// Magic number of a BPF file system (include/uapi/linux/magic.h).
-const BPF_FS: libc::c_long = 0xcafe_4a11;
+const BPF_FS: i128 = 0xcafe_4a11;
 
 /// Decides for every listener, and loads the XDP programs if any has use for them.
 ///
@@ -98,7 +98,8 @@ fn is_bpf_fs(path: &Path) -> bool {
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a C string and `stat` has room; both live for the call.
     let result = unsafe { libc::statfs(path.as_ptr(), &raw mut stat) };
-    result == 0 && stat.f_type == BPF_FS
+    // Signed in one C library and unsigned in the other.
+    result == 0 && i128::from(stat.f_type) == BPF_FS
 }
 
 #[cfg(test)]
