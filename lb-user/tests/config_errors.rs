@@ -162,7 +162,7 @@ const ROWS: &[Row] = &[
     row("datapath = \"auto\"", "path = \"/mqtt\"", 10, "path means nothing with kind = \"mqtt\"", "kind = \"ws\" or \"http\""),
     row("datapath = \"auto\"", "kind = \"ws\"\nhttp_port = 18083", 11, "http_port means nothing with kind = \"ws\"", "kind = \"http\""),
     row("datapath = \"auto\"", "trusted_edges = [\"10.0.0.0/8\"]", 10, "trusted_edges means nothing with kind = \"mqtt\"", "kind = \"ws\" or \"http\""),
-    row("datapath = \"auto\"", "kind = \"ws\"\ntrusted_edges = [\"10.0.0.0/33\"]", 11, "10.0.0.0/33", "10.0.0.0/24"),
+    row("datapath = \"auto\"", "kind = \"ws\"\ntrusted_edges = [\"10.0.0.0/33\"]", 11, "10.0.0.0/33", "203.0.113.0/24"),
     row("datapath = \"auto\"", "kind = \"ws\"\npath = \"mqtt\"", 11, "path = \"mqtt\" is no path of a URL", "path = \"/mqtt\""),
     row("datapath = \"auto\"", "kind = \"ws\"\nws_port = 70000", 11, "ws_port = 70000 is out of range", "from 1 to 65535"),
     row("[\"10.77.0.2:1883\"]", "[]", 8, "bind is empty", "bind = [\"10.0.0.1:1883\"]"),

@@ -637,7 +637,7 @@ fn the_reference_agrees() {
         .lines()
         .filter(|line| !line.starts_with('[') || line.starts_with("[[") || seen.insert(*line))
         .collect();
-    assert_eq!(defaults, 25, "{text}");
+    assert_eq!(defaults, 26, "{text}");
     assert_eq!(config(&folded.join("\n")), smallest);
 }
 
