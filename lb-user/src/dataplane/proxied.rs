@@ -282,7 +282,7 @@ mod tests {
         };
         let both = (told(1), told(2));
         let mut seen = 0;
-        table.each(|key, flow| {
+        table.each(|_, flow| {
             let pair = table.get(&flow.pair()).unwrap();
             assert_eq!(pair.client, 7);
             seen += 1;
