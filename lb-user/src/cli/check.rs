@@ -80,10 +80,11 @@ fn summary(config: &Config) -> String {
         (
             "xdp",
             format!(
-                "{} (mode {}), {} connections at most",
+                "{} (mode {}), {} connections at most, set up by the kernel: {}",
                 xdp.interfaces.join(", "),
                 xdp.mode.as_str(),
-                xdp.max_flows
+                xdp.max_flows,
+                xdp.set_up.as_str()
             ),
         ),
         ("snat", format!("{sources}, ports {low}-{high}")),
@@ -250,7 +251,7 @@ fn describe(config: &Config) -> Value {
     json!({
         "admin": { "http": admin.http },
         "agent": { "name": agent.name, "pin_dir": agent.pin_dir, "state_dir": agent.state_dir },
-        "xdp": { "interfaces": xdp.interfaces, "mode": xdp.mode.as_str(), "max_flows": xdp.max_flows },
+        "xdp": { "interfaces": xdp.interfaces, "mode": xdp.mode.as_str(), "max_flows": xdp.max_flows, "set_up": xdp.set_up.as_str() },
         "snat": { "addresses": snat.addresses, "ports": format!("{}-{}", snat.ports.start(), snat.ports.end()) },
         "bindings": { "capacity": bindings.capacity, "linger": show_duration(bindings.linger) },
         "timeouts": {
