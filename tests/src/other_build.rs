@@ -9,6 +9,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::process::copy_program;
+
 /// ELF, 64 bits, little endian.
 const MAGIC: &[u8] = b"\x7fELF\x02\x01\x01";
 /// `e_machine`, at this offset: EM_BPF.
@@ -43,8 +45,11 @@ pub fn write(binary: &Path, copy: &Path) -> Result<()> {
         }
     }
     ensure!(changed > 0, "nothing to change in the programs");
-    std::fs::write(copy, bytes)?;
-    std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o755))?;
+    let part = copy.with_extension("part");
+    std::fs::write(&part, bytes)?;
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o755))?;
+    copy_program(&part, copy)?;
+    std::fs::remove_file(part)?;
     Ok(())
 }
 

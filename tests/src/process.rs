@@ -10,7 +10,24 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+
+/// Copies a program that is to be run. Another process does it: a child that another thread forks meanwhile would
+/// have a copy of ours open for writing until it becomes its own program, and what is open for writing can't be run
+/// ("Text file busy").
+///
+/// # Errors
+/// It can't be copied.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("--").args([from, to]).status()?;
+    ensure!(
+        status.success(),
+        "cp {} {}: {status}",
+        from.display(),
+        to.display()
+    );
+    Ok(())
+}
 
 /// A child process whose output goes to a log file. Dropping it kills and reaps it.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::balancer::Options;
 use crate::lab::Lab;
 use crate::mqlb::binary;
+use crate::process::copy_program;
 
 /// A user and a group that nothing here belongs to.
 pub const NOBODY: u32 = 61_883;
@@ -59,7 +60,7 @@ impl Service {
             fs::set_permissions(&own, fs::Permissions::from_mode(0o700))?;
             chown(&own, Some(NOBODY), Some(NOBODY))?;
         }
-        fs::copy(binary()?, directory.join("mqlb"))?;
+        copy_program(&binary()?, &directory.join("mqlb"))?;
         let path = directory.join("notify");
         let socket = UnixDatagram::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;

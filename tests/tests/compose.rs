@@ -200,7 +200,7 @@ fn the_profile_mqlb_xdp_steers_to_nodes_on_other_hosts() {
     assert_eq!(second.returned, 10);
     let status = http::get(&lab.topology.clients, admin, "/api/v1/status").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(status["steered"]["kernel"], 10, "who is known: {status}");
+    assert_eq!(status["steered"]["kernel"], 20, "new and known: {status}");
     // What XDP can't look into is the proxy's, on the same nodes.
     let server = (plan.vip().v4, WEBSOCKET_PORT).into();
     let mut socket = WebSocket::connect(&lab.topology.clients, server, "/mqtt").unwrap();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lb_tests::mqlb::binary;
-use lb_tests::process::Process;
+use lb_tests::process::{Process, copy_program};
 use proxied::{Backend, connect_with, free_port, within};
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ impl Agent {
         let readable = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(&directory, readable).unwrap();
         std::os::unix::fs::chown(&state, Some(65534), Some(65534)).unwrap();
-        std::fs::copy(binary().unwrap(), directory.join("mqlb")).unwrap();
+        copy_program(&binary().unwrap(), &directory.join("mqlb")).unwrap();
         let (vip, admin) = (free_port(), free_port());
         let mut text = format!(
             "[admin]\nhttp = \"{admin}\"\n[agent]\nname = \"proxy\"\nstate_dir = \"{}\"\n\

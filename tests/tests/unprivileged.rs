@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::mqlb::binary;
 use lb_tests::netns::run;
+use lb_tests::process::copy_program;
 use serde_json::Value;
 
 const NOBODY: u32 = 65534;
@@ -20,8 +21,9 @@ impl Home {
         std::fs::create_dir_all(home.join("tmp")).unwrap();
         std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o755)).unwrap();
         chown(home.join("tmp"), Some(NOBODY), Some(NOBODY)).unwrap();
-        std::fs::copy(binary().unwrap(), home.join("mqlb")).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_mqlb-lab"), home.join("mqlb-lab")).unwrap();
+        copy_program(&binary().unwrap(), &home.join("mqlb")).unwrap();
+        let lab = Path::new(env!("CARGO_BIN_EXE_mqlb-lab"));
+        copy_program(lab, &home.join("mqlb-lab")).unwrap();
         Self(home)
     }
 
