@@ -139,18 +139,22 @@ fn choose(ctx: &XdpContext, p: &Parsed, listener: u32) -> bool {
     };
     let client = desk.glance.client;
     let now = clock::now();
-    let bound =
-        binding().is_some_and(|binding| ticks::since(now, binding.last_seen) <= settings.linger);
+    let bound = match binding() {
+        Some(binding) if ticks::since(now, binding.last_seen) <= settings.linger => {
+            binding.backend as u32
+        }
+        _ => NOBODY,
+    };
     desk.reason = Verdict::PuntedUnbound;
-    let first = if bound {
-        binding().map_or(NOBODY, |binding| binding.backend as u32)
-    } else {
+    let first = if bound == NOBODY {
         turn(listener, p.v4)
+    } else {
+        bound
     };
     if first == NOBODY {
         return false;
     }
-    desk.by_turn = !bound as u16;
+    desk.by_turn = (bound == NOBODY) as u16;
     desk.reason = Verdict::PuntedBackend;
     // That is the slot of the backend's IPv4 address; that of IPv6 is the next.
     let slot = first as u16 & !1 | !p.v4 as u16;
