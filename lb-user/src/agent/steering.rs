@@ -110,7 +110,7 @@ pub struct Steerer {
     /// Other pools of a listener, by the server that clients ask for.
     routes: HashMap<u8, Vec<(String, usize)>>,
     /// By pool: how long a backend that comes back takes to get its full share, ns.
-    pub(super) slow_start: Vec<u64>,
+    slow_start: Vec<u64>,
     /// Whom the kernel connects.
     pub(super) set_up: SetUp,
     pub(super) told: Told,

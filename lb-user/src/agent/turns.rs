@@ -37,17 +37,13 @@ impl Steerer {
         if !self.told.stale && blocked == self.told.blocked && (relents == 0 || now < relents) {
             return;
         }
-        let pools = self.slow_start.len();
-        let rounds: Vec<_> = (0..pools)
+        // Of pools that there are no more, too: an earlier agent may have written rounds of theirs.
+        let rounds: Vec<_> = (0..TURN_POOLS as usize)
             .map(|pool| self.round(pool, blocked, now))
             .collect();
         if let Some(turns) = &self.bindings.turns {
-            let before = |pool: usize| self.told.rounds.get(pool);
-            for pool in 0..TURN_POOLS as usize {
-                let nothing = (0, Vec::new());
-                let wanted = rounds.get(pool).unwrap_or(&nothing);
-                // Those that an earlier agent wrote aren't known.
-                if before(pool) != Some(wanted) {
+            for (pool, wanted) in rounds.iter().enumerate() {
+                if self.told.rounds.get(pool) != Some(wanted) {
                     turns.set(pool, wanted.0, &wanted.1);
                 }
             }

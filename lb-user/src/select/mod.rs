@@ -84,6 +84,17 @@ impl Seat {
     }
 }
 
+/// A node as policies see it.
+fn candidate(number: u16, seat: Option<&Seat>, usable: bool) -> Candidate {
+    Candidate {
+        number,
+        key: seat.map_or(0, |seat| seat.node.key),
+        weight: seat.map_or(0, Seat::weight),
+        usable,
+        flows: seat.map_or(0, Seat::load),
+    }
+}
+
 /// A client, by the hashes of its identifier; both are 0 for the empty one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Client {
@@ -280,13 +291,8 @@ impl Selector {
             }
         }
         candidates.clear();
-        candidates.extend(pool.nodes.iter().map(|&number| Candidate {
-            number,
-            key: seat(number).map_or(0, |seat| seat.node.key),
-            weight: seat(number).map_or(0, Seat::weight),
-            usable: usable(number),
-            flows: seat(number).map_or(0, Seat::load),
-        }));
+        let all = pool.nodes.iter();
+        candidates.extend(all.map(|&n| candidate(n, seat(n), usable(n))));
         let chosen = pool.policy.choose(client.shared, candidates)?;
         Some((*pool.nodes.get(chosen)?, By::Policy))
     }
@@ -296,20 +302,12 @@ impl Selector {
     #[must_use]
     pub fn round(&self, pool: usize, most: usize, but: impl Fn(u16) -> bool) -> Option<Vec<u16>> {
         let pool = self.pools.get(pool)?;
-        let candidates: Vec<_> = pool
-            .nodes
-            .iter()
-            .filter_map(|&number| {
-                let seat = self.seat(number)?;
-                Some(Candidate {
-                    number,
-                    key: seat.node.key,
-                    weight: seat.weight(),
-                    usable: seat.node.state == NodeState::Up && !but(number),
-                    flows: seat.load(),
-                })
-            })
-            .collect();
+        let of = |&number: &u16| {
+            let seat = self.seat(number);
+            let up = seat.is_some_and(|seat| seat.node.state == NodeState::Up);
+            candidate(number, seat, up && !but(number))
+        };
+        let candidates: Vec<_> = pool.nodes.iter().map(of).collect();
         pool.policy.round(&candidates, most)
     }
 
