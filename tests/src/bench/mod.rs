@@ -1,9 +1,10 @@
 //! `mqlb-lab bench`: the systems in one run, in turn, and a report.
 //!
 //! - [`systems`]: what is measured; [`scenarios`]: what it is made to do, by the clients of [`load`] and before
-//!   brokers that only answer ([`responder`]); [`cpu`]: what that cost; [`report`]: how it is told.
+//!   brokers that only answer ([`responder`]); [`cpu`], [`fdinfo`]: what that cost; [`report`]: how it is told.
 
 pub mod cpu;
+mod fdinfo;
 pub mod load;
 mod packets;
 pub mod report;

@@ -1,11 +1,11 @@
 //! Connections that only are: what each costs the balancer in memory.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::{Scenario, Values, every, lower};
+use crate::bench::fdinfo::{self, Info};
 use crate::bench::load::dial;
 
 /// Types of maps (`enum bpf_map_type` in linux/bpf.h).
@@ -89,24 +89,14 @@ fn slab(table: &str) -> Option<f64> {
 
 /// Type, most entries and bytes of each map that a process has open (`bpf_map_show_fdinfo` in the kernel).
 fn maps(pid: u32) -> Result<Vec<[u64; 3]>> {
-    let mut maps = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        // A descriptor may be closed meanwhile.
-        let Ok(text) = std::fs::read_to_string(entry?.path()) else {
-            continue;
-        };
-        let fields: BTreeMap<_, _> = text
-            .lines()
-            .filter_map(|line| line.split_once(":\t"))
-            .collect();
-        let number = |key: &str| fields.get(key).and_then(|text| text.parse::<u64>().ok());
-        if let (Some(kind), Some(entries), Some(bytes)) =
-            (number("map_type"), number("max_entries"), number("memlock"))
-        {
-            maps.push([kind, entries, bytes]);
-        }
-    }
-    Ok(maps)
+    let of = |info: &Info| {
+        Some([
+            info.number("map_type")?,
+            info.number("max_entries")?,
+            info.number("memlock")?,
+        ])
+    };
+    Ok(fdinfo::of(pid)?.iter().filter_map(of).collect())
 }
 
 /// A connection has two entries of the map of flows, and its client one of the bindings': the largest maps of

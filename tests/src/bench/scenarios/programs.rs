@@ -2,12 +2,12 @@
 //! that carry packets to it. With a network card that is all there is on the balancer, but for the card's driver.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::pairs::{CLIENTS, PAYLOAD};
 use super::{Scenario, Values, lower};
+use crate::bench::fdinfo::{self, Info};
 use crate::bench::load::{closed, dial};
 use crate::bench::systems::Arena;
 
@@ -95,18 +95,12 @@ struct Runs {
 impl Runs {
     /// Of the XDP programs that a process has open (`bpf_prog_show_fdinfo` in the kernel).
     fn of(pid: u32) -> Result<Self> {
-        let directory = format!("/proc/{pid}/fdinfo");
         // Several descriptors may be of one program.
-        let mut programs = BTreeMap::new();
-        for entry in std::fs::read_dir(Path::new(&directory))? {
-            // A descriptor may be closed meanwhile.
-            if let Ok(text) = std::fs::read_to_string(entry?.path())
-                && let Some((id, runs)) = Self::read(&text)
-            {
-                programs.insert(id, runs);
-            }
-        }
-        ensure!(!programs.is_empty(), "no XDP program in {directory}");
+        let programs: BTreeMap<_, _> = fdinfo::of(pid)?.iter().filter_map(Self::read).collect();
+        ensure!(
+            !programs.is_empty(),
+            "process {pid} has no XDP program open"
+        );
         Ok(programs.values().fold(Self::default(), |sum, runs| Self {
             ns: sum.ns + runs.ns,
             count: sum.count + runs.count,
@@ -114,20 +108,15 @@ impl Runs {
     }
 
     /// The program's number and its runs; `None` if it is no XDP program.
-    fn read(fdinfo: &str) -> Option<(u64, Self)> {
-        let field = |key: &str| {
-            let mut lines = fdinfo.lines();
-            let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"))?;
-            value.parse::<u64>().ok()
-        };
-        if field("prog_type")? != XDP {
+    fn read(info: &Info) -> Option<(u64, Self)> {
+        if info.number("prog_type")? != XDP {
             return None;
         }
         let runs = Self {
-            ns: field("run_time_ns")?,
-            count: field("run_cnt")?,
+            ns: info.number("run_time_ns")?,
+            count: info.number("run_cnt")?,
         };
-        Some((field("prog_id")?, runs))
+        Some((info.number("prog_id")?, runs))
     }
 
     const fn since(self, earlier: &Self) -> Self {
@@ -147,8 +136,9 @@ mod tests {
         let text = "pos:\t0\nflags:\t02000002\nprog_type:\t6\nprog_jited:\t1\nprog_tag:\t0a\nmemlock:\t4096\n\
              prog_id:\t17\nrun_time_ns:\t500\nrun_cnt:\t4\nrecursion_misses:\t0\n";
         let runs = Runs { ns: 500, count: 4 };
-        assert_eq!(Runs::read(text), Some((17, runs)));
-        assert_eq!(Runs::read(&text.replace("type:\t6", "type:\t3")), None);
-        assert_eq!(Runs::read("pos:\t0\n"), None);
+        let read = |text: &str| Runs::read(&Info(text.to_owned()));
+        assert_eq!(read(text), Some((17, runs)));
+        assert_eq!(read(&text.replace("type:\t6", "type:\t3")), None);
+        assert_eq!(read("pos:\t0\n"), None);
     }
 }
