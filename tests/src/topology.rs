@@ -316,7 +316,9 @@ impl Topology {
             self.ethtool(netns, device, &["tx", "off"])?;
         }
         if self.queues > 1 {
+            // Both ends: a bridge forgets which queue a packet came from.
             spread(netns, device, self.queues)?;
+            spread(&self.switch, port, self.queues)?;
         }
         netns.ip([format!("link set {device} up")])
     }
