@@ -104,7 +104,7 @@ fn a_message_costs_no_more_than_through_haproxy() {
     let open = |_: &Process| TcpStream::connect(theirs).is_ok();
     haproxy.wait_until("an open port", PATIENCE, open).unwrap();
 
-    for size in [100, 16_384] {
+    for size in [100, 16_384, 131_072] {
         let (mut cpu, mut rate) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for _ in 0..ROUNDS {
             for (n, (vip, pid)) in [(ours, agent.process.id()), (theirs, haproxy.id())]
