@@ -341,3 +341,46 @@ fn proxy_headers_in_and_out() {
     without.write_all(&connect_with("far", 60)).unwrap();
     assert_eq!(rest(&mut without), None);
 }
+
+#[test]
+fn a_node_with_another_address_keeps_its_clients() {
+    let nodes = [1, 2, 3].map(Backend::start);
+    let agent = Agent::start("", "", &[(&nodes[0], 1), (&nodes[1], 1)]);
+    let come = |numbers: std::ops::Range<u8>| -> Vec<_> {
+        numbers
+            .map(|n| agent.client(&format!("client-{n}")))
+            .collect()
+    };
+    let at = |clients: &[(TcpStream, u8)]| -> Vec<_> { clients.iter().map(|c| c.1).collect() };
+    let clients = come(0..10);
+    // What was the first node is the third now.
+    let now = at(&clients).into_iter().map(|n| [3, 2][usize::from(n) - 1]);
+    let now: Vec<u8> = now.collect();
+    assert_eq!(now.iter().filter(|n| **n == 3).count(), 5);
+    let file = agent.directory.join("mqlb.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let (from, to) = (nodes[0].address.to_string(), nodes[2].address.to_string());
+    let text = text.replace(&from, &to);
+    std::fs::write(&file, &text).unwrap();
+    agent.command(&["reload"]);
+    assert_eq!(at(&come(0..5)), now[..5], "beside the earlier address");
+    for (mut stream, _) in clients {
+        stream.write_all(b"still here").unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+    }
+    let known = || {
+        agent.status()["pools"][0]["backends"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    within(PATIENCE, "the earlier address is forgotten", || {
+        known() == 2
+    });
+    // Whoever comes next doesn't get the number that clients are bound to.
+    let third = format!("[[pool.emqx.backend]]\nname = \"emqx3\"\naddress = \"{from}\"\n");
+    std::fs::write(&file, text + &third).unwrap();
+    agent.command(&["reload"]);
+    assert_eq!(known(), 3);
+    assert_eq!(at(&come(5..10)), now[5..], "after it");
+}

@@ -17,6 +17,7 @@ use super::evict::Evictor;
 use super::kernel::{Kernel, Tallies};
 use super::kernel_setup::{self, SnatTable};
 use super::limits::{Limits, Shared as Rules};
+use super::moved::Moved;
 use super::nodes::{self, Node};
 use super::orders::Orders;
 use super::paths::News;
@@ -160,7 +161,7 @@ impl Core {
         } = parts;
         let secrets = vips::secrets(&mut kernel.maps, &config, loaded.adopted)?;
         let vips = vips::vips(&config, &vips::known(&kernel.maps)?)?;
-        let nodes = nodes::number(&config, &kernel.backends()?, &[])?;
+        let nodes = nodes::number(&config, &kernel.backends()?, &[], &Moved::default())?;
         let (checks, events) = Checks::start(vips::random()?, []);
         let number = (vips::random()? >> 32) as u32;
         let settings = settings(&config, &secrets, number);

@@ -2,7 +2,7 @@
 //!
 //! - [`core`]: the loop, which makes all decisions
 //! - [`nodes`], [`paths`]: backends, how they are reached, what they speak; [`backends`]: what happens to
-//!   them; [`orders`]: what an operator said of them
+//!   them; [`orders`]: what an operator said of them; [`moved`]: those with another address
 //! - [`vips`]: what the data path is told of the configuration; [`kernel_setup`]: and so that it can set
 //!   up connections by itself; [`turns`]: and choose backends
 //! - [`operator`], [`reload`]: commands, and another configuration; [`service`]: what systemd is told
@@ -21,6 +21,7 @@ mod fallback;
 mod kernel;
 mod kernel_setup;
 pub mod limits;
+mod moved;
 mod nodes;
 mod operator;
 mod orders;

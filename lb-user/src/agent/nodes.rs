@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lb_common::layout::{Backend, Hop, v4_mapped};
 
+use super::moved::Moved;
 use super::orders::{Duty, Order};
 use crate::config::{self, Config};
 use crate::net::PeerTcp;
@@ -92,8 +93,9 @@ pub fn socket_address(address: [u8; 16], port: [u8; 2]) -> SocketAddr {
 
 /// Gives every backend of the configuration a number; `known` is the backends map. A backend that is
 /// known by one of its addresses keeps the number that live flows and bindings name: first of all the one
-/// that `earlier` says it had, by its pool's name, its own and its number. What is known and no longer
-/// configured comes last, without a pool.
+/// that `earlier` says it had, by its pool's name, its own and its number. One that isn't known gets a free
+/// number, if it can be none that `moved` remembers. What is known and no longer configured comes last, without
+/// a pool.
 ///
 /// # Errors
 /// There are more backends than numbers.
@@ -101,6 +103,7 @@ pub fn number(
     config: &Config,
     known: &[Backend],
     earlier: &[(&str, &str, u16)],
+    moved: &Moved,
 ) -> anyhow::Result<Vec<Node>> {
     let mut taken = vec![false; usize::from(SLOTS / 2)];
     let at = |n: usize, address: &SocketAddr| {
@@ -131,7 +134,12 @@ pub fn number(
         }
     }
     let used = |n: usize| known[2 * n].generation != 0 || known[2 * n + 1].generation != 0;
-    let mut free = (0..usize::from(SLOTS / 2)).filter(|n| !taken[*n] && !used(*n));
+    let mut free: Vec<_> = (0..SLOTS / 2)
+        .filter(|n| !taken[usize::from(*n)] && !used(usize::from(*n)))
+        .collect();
+    // What clients of a node may still be bound to comes last.
+    free.sort_by_key(|n| moved.is_remembered(*n));
+    let mut free = free.into_iter().map(usize::from);
     let mut nodes = Vec::new();
     for ((pool, p, backend), number) in backends().zip(numbers) {
         let number = number.or_else(|| free.next()).ok_or_else(|| {
@@ -325,10 +333,10 @@ impl Path {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const TWO_POOLS: &str = r#"
+    pub const TWO_POOLS: &str = r#"
 [xdp]
 interfaces = ["eth0"]
 [[listener]]
@@ -347,7 +355,7 @@ name = "emqx1"
 address = "10.77.1.2:1883"
 "#;
 
-    fn config(text: &str) -> Config {
+    pub fn config(text: &str) -> Config {
         config::parse(text, &|_| Err(std::env::VarError::NotPresent), &|_, _| {
             Ok(Vec::new())
         })
@@ -355,7 +363,7 @@ address = "10.77.1.2:1883"
     }
 
     /// The map after these nodes were told to the kernel.
-    fn map(nodes: &[Node]) -> Vec<Backend> {
+    pub fn map(nodes: &[Node]) -> Vec<Backend> {
         let mut known = vec![Backend::default(); usize::from(SLOTS)];
         for node in nodes {
             for path in &node.paths {
@@ -375,18 +383,18 @@ address = "10.77.1.2:1883"
     #[test]
     fn an_address_in_two_pools_keeps_both_numbers() {
         let config = config(TWO_POOLS);
-        let first = number(&config, &map(&[]), &[]).unwrap();
-        let again = number(&config, &map(&first), &[]).unwrap();
+        let first = number(&config, &map(&[]), &[], &Moved::default()).unwrap();
+        let again = number(&config, &map(&first), &[], &Moved::default()).unwrap();
         assert_eq!(numbers(&first), [0, 1]);
         assert_eq!(numbers(&again), [0, 1]);
     }
 
     #[test]
     fn what_is_removed_leaves_and_keeps_its_number_until_then() {
-        let first = number(&config(TWO_POOLS), &map(&[]), &[]).unwrap();
+        let first = number(&config(TWO_POOLS), &map(&[]), &[], &Moved::default()).unwrap();
         let other = config(&TWO_POOLS.replacen("10.77.1.2", "10.77.1.3", 1));
         let names = [("a", "emqx1", 0), ("b", "emqx1", 1)];
-        let second = number(&other, &map(&first), &names).unwrap();
+        let second = number(&other, &map(&first), &names, &Moved::default()).unwrap();
         assert_eq!(numbers(&second), [2, 1, 0]);
         assert_eq!(
             (second[2].pool, second[2].judge()),
@@ -397,7 +405,7 @@ address = "10.77.1.2:1883"
 
     #[test]
     fn orders_and_checks_decide_together() {
-        let nodes = number(&config(TWO_POOLS), &map(&[]), &[]).unwrap();
+        let nodes = number(&config(TWO_POOLS), &map(&[]), &[], &Moved::default()).unwrap();
         let judged = |reachable: bool, checked, duty| {
             let mut node = nodes[0].clone();
             node.paths[0].hop = reachable.then(Hop::default);

@@ -47,7 +47,8 @@ impl Core {
         let earlier: Vec<_> = configured
             .map(|n| (n.pool_name.as_str(), n.name.as_str(), n.number))
             .collect();
-        let nodes = nodes::number(&new, &known, &earlier).map_err(wrong)?;
+        let moved = &self.steerer.bindings.moved;
+        let nodes = nodes::number(&new, &known, &earlier, moved).map_err(wrong)?;
         self.drop_orders(&nodes).map_err(failed)?;
         if self.xdp {
             ports::reserve(new.snat.ports.clone()).map_err(|e| failed(e.into()))?;

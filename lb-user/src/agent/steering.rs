@@ -8,6 +8,7 @@ use lb_common::layout::{Binding, Endpoint, ticks};
 use lb_common::options::Offered;
 
 use super::limits::Shared;
+use super::moved::Moved;
 use super::nodes::{Node, SLOTS};
 use super::sweep::lifetime;
 use super::turns::Told;
@@ -30,6 +31,7 @@ pub(super) struct Table {
     linger: u32,
     /// State of the rate of CONNECTs that the next binding begins with.
     connects: u32,
+    pub(super) moved: Moved,
     /// Those that the kernel takes too; `None` without XDP.
     pub(super) turns: Option<Turns>,
 }
@@ -66,7 +68,11 @@ impl select::Bindings for Table {
     fn get(&mut self, client: u64) -> Option<Binding> {
         let binding = self.map.get(&client, 0).ok()?;
         let age = ticks::since(ticks::from_ns(clock::now_ns()), binding.last_seen);
-        (age <= self.linger).then_some(binding)
+        let node = self.moved.now(node_of(binding.backend));
+        (age <= self.linger).then_some(Binding {
+            backend: slot(node, true),
+            ..binding
+        })
     }
 
     fn put(&mut self, client: u64, binding: Binding) {
@@ -139,6 +145,7 @@ impl Steerer {
                 map: bindings,
                 linger: 0,
                 connects: 0,
+                moved: Moved::default(),
                 turns,
             },
             nodes: Vec::new(),
@@ -178,6 +185,7 @@ impl Steerer {
         self.set_up = config.xdp.set_up;
         self.pools = pools;
         self.routes = routes;
+        self.bindings.moved.note(&self.nodes, &nodes);
         self.nodes = nodes;
         for i in 0..self.nodes.len() {
             self.refresh(i);
