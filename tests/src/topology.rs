@@ -207,6 +207,8 @@ impl Topology {
         self.switch.ip([
             // NAPI as "gro on" gives it, but nothing merged: the wire carries frames as they were sent.
             format!("link set {port} gro_max_size 1"),
+            // Outside of a bridge a card takes only what is addressed to itself.
+            format!("link set {port} promisc on"),
             format!("link add {near} type veth peer name {port}-port"),
             format!("link set {near} up"),
             format!("link set {port}-port master {bridge} up"),
