@@ -8,7 +8,7 @@ use std::net::Ipv6Addr;
 use lb_tests::dns::NameServer;
 use lb_tests::emqx::node::Node;
 use lb_tests::lab::Lab;
-use lb_tests::recipe::{Kind, Options, Program, Recipe};
+use lb_tests::recipe::{Options, Program, Recipe};
 
 /// Takes IPv4 away from the network between balancer and nodes.
 fn ipv6_only(lab: &Lab) {
@@ -87,13 +87,10 @@ fn nodes_on_a_network_with_ipv6_only_are_found_by_name_whenever_they_come_and_wh
         for (&client, node) in mine {
             let round = fleet.connect(client..client + 1).unwrap();
             round.check().unwrap();
-            // To mqlb a node at another address is another node, whose clients are placed anew.
-            if recipe.kind == Kind::HaProxy {
-                assert_eq!(
-                    &round.placed[&client], node,
-                    "bound to the name, not the address"
-                );
-            }
+            assert_eq!(
+                &round.placed[&client], node,
+                "bound to the name, not the address"
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use common::recipe::{EQUAL, at, each, request, websockets, with_each};
 use lb_tests::emqx::node::{Node, WEBSOCKET_PORT};
 use lb_tests::http::{self, Response};
 use lb_tests::raw;
-use lb_tests::recipe::{FRONT_PORT, Kind, Options, STATS_PORT};
+use lb_tests::recipe::{FRONT_PORT, Kind, Options, Program, Recipe, STATS_PORT};
 
 #[test]
 fn websockets_are_spread_by_weight_at_their_port_and_at_the_front() {
@@ -64,6 +64,40 @@ fn the_front_knows_its_paths() {
             assert!(answer.body.ends_with("emqx is running"), "{}", answer.body);
         }
     });
+}
+
+#[test]
+fn mqlb_believes_a_trusted_edge_and_nobody_else() {
+    let program = Program::all()
+        .unwrap()
+        .into_iter()
+        .find(|program| program.kind == Kind::Mqlb);
+    let lab = common::lab_without_brokers(3);
+    let _nodes = Node::start_all(&lab).unwrap();
+    // The lab's client is the edge over IPv6, and somebody over IPv4.
+    let client = lab.topology.plan.client();
+    let options = Options {
+        variables: vec![("TRUSTED_EDGE", format!("{}/120", client.v6))],
+        ..Options::default()
+    };
+    let _recipe = Recipe::start(&lab, &program.unwrap(), &options).unwrap();
+    let said = [
+        ("X-Forwarded-For", "8.8.8.8, 203.0.113.9"),
+        ("X-Forwarded-Proto", "https"),
+    ];
+    let [v4, v6] = at(&lab, FRONT_PORT);
+    for (front, from, proto) in [
+        (v6, format!("203.0.113.9, {}", client.v6), "https"),
+        (v4, client.v4.to_string(), "http"),
+    ] {
+        let seen = request(&lab, front, "/", &said).body;
+        for field in [
+            format!("x-forwarded-for: {from}\r\n"),
+            format!("x-forwarded-proto: {proto}\r\n"),
+        ] {
+            assert!(seen.contains(&field), "no {field:?} in {seen}");
+        }
+    }
 }
 
 #[test]
