@@ -14,7 +14,7 @@
 //!   of the test's own.
 //! - [`machine`]: a system of its own with systemd, for the package; [`service`]: what stands in for one.
 //! - [`talkers`]: clients that notice each message that is lost; [`other_build`]: an mqlb with other programs.
-//! - [`flood`]: what attackers send, at full rate.
+//! - [`flood`]: what attackers send, at full rate; [`pace`]: how slow the machine is.
 //! - [`bench`]: mqlb measured beside others.
 //! - [`fleet`]: many MQTT clients ([`client`]) at once, how long they take ([`latency`]) and whether they
 //!   [`comeback`]; [`raw`] is one TCP connection, byte by byte.
@@ -40,6 +40,7 @@ pub mod machine;
 pub mod mqlb;
 pub mod netns;
 pub mod other_build;
+pub mod pace;
 mod packet_socket;
 pub mod plan;
 pub mod process;

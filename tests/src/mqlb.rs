@@ -12,6 +12,7 @@ use crate::balancer::Options;
 use crate::http;
 use crate::lab::{Lab, sibling_binary};
 use crate::netns::{Netns, replace_resolv_conf, run};
+use crate::pace::slowness;
 use crate::plan::{MQTT_PORT, Pair};
 use crate::process::Process;
 
@@ -370,7 +371,10 @@ pub fn configuration(lab: &Lab, options: &Options) -> String {
         options.pool
     );
     if options.health && !options.pool.contains("health") {
-        text += "health = { kind = \"tcp\", interval = \"1s\", timeout = \"500ms\", rise = 1, fall = 2 }\n";
+        let (interval, timeout) = (slowness(), 500 * slowness());
+        text += &format!(
+            "health = {{ kind = \"tcp\", interval = \"{interval}s\", timeout = \"{timeout}ms\", rise = 1, fall = 2 }}\n"
+        );
     }
     for n in 0..lab.topology.brokers.len() {
         text += &format!(

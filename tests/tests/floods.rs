@@ -19,6 +19,10 @@ use lb_tests::raw::{self, Connect};
 /// Frames a second of a flood that isn't strict.
 const RATE: u32 = 50_000;
 
+/// What one source may send the agent: so many packets at once, and so many a second (docs/operating.md, punt_limited).
+const AT_ONCE: u64 = 65_536;
+const A_SECOND: u64 = 16_384;
+
 /// How long a flood lasts, and whether the bound on latency is strict.
 fn span() -> (Duration, bool) {
     match std::env::var("MQLB_FLOOD_SECONDS") {
@@ -152,8 +156,10 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
         after.2 - before.2,
     );
     assert!(sent > 10_000, "{sent} frames are no flood");
+    // A slow machine's flood may be what one source is allowed; every second frame of this one is data.
+    let allowed = kind == Kind::HalfConnect && sent / 2 < AT_ONCE + A_SECOND * span.as_secs();
     assert!(
-        counted > sent / 20,
+        allowed || counted > sent / 20,
         "{counted} of {sent} counted as {counter}"
     );
     // A lost SYN costs its client a second, lost data 200 ms. What the agent must look at waits for its

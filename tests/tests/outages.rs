@@ -15,6 +15,7 @@ use lb_tests::emqx::node::Node;
 use lb_tests::fleet::Fleet;
 use lb_tests::lab::Lab;
 use lb_tests::mqlb::Mqlb;
+use lb_tests::pace::{here, slowness};
 
 const CLIENTS: u32 = 3000;
 
@@ -25,12 +26,24 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn checked_by_mqtt(more: &str) -> Options {
+    let checks = health("mqtt", 500, 400, 2);
     Options {
-        pool: format!(
-            "health = {{ kind = \"mqtt\", interval = \"500ms\", timeout = \"400ms\", rise = 2, fall = 2 }}\n{more}"
-        ),
+        pool: format!("{checks}\n{more}"),
         ..Options::default()
     }
+}
+
+/// Checks of this kind, with interval and time limit in ms; so many in a row change a backend's state.
+fn health(kind: &str, interval: u32, timeout: u32, row: u32) -> String {
+    let (interval, timeout) = (interval * slowness(), timeout * slowness());
+    format!(
+        "health = {{ kind = \"{kind}\", interval = \"{interval}ms\", timeout = \"{timeout}ms\", rise = {row}, fall = {row} }}"
+    )
+}
+
+/// So many on a machine with processors of its own.
+fn seconds(n: u64) -> Duration {
+    here(Duration::from_secs(n))
 }
 
 /// A fleet whose clients connect again, all of them connected.
@@ -134,48 +147,40 @@ fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
     let mut killed = std::mem::take(&mut lab.brokers);
     let newcomers = while_others_connect(&lab, 2, || {
         killed[1].kill();
-        let back = comebacks(&fleet, victims, Duration::from_secs(20));
-        nobody_noticed_more(&back, "emqx2", Duration::from_secs(1));
-        mqlb.wait_for_state("emqx2", "down", Duration::from_secs(5))
-            .unwrap();
+        let back = comebacks(&fleet, victims, seconds(20));
+        nobody_noticed_more(&back, "emqx2", seconds(1));
+        mqlb.wait_for_state("emqx2", "down", seconds(5)).unwrap();
         // New ones go on connecting while it is away.
-        thread::sleep(Duration::from_secs(1));
+        thread::sleep(seconds(1));
     });
     assert!(newcomers >= 20, "{newcomers} new clients");
     assert_eq!(fleet.gauges.connected.load(Relaxed), CLIENTS as usize);
     assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
     killed[1].restart().unwrap();
-    mqlb.wait_for_state("emqx2", "up", Duration::from_secs(10))
-        .unwrap();
+    mqlb.wait_for_state("emqx2", "up", seconds(10)).unwrap();
 }
 
 #[test]
 fn a_broker_that_freezes_is_found_out_and_comes_back_slowly() {
     let _alone = alone();
     let mut lab = common::lab_with_brokers(3);
-    let options = checked_by_mqtt("slow_start = \"20s\"\n");
+    let options = checked_by_mqtt(&format!("slow_start = \"{}s\"\n", seconds(20).as_secs()));
     let mqlb = Mqlb::start(&lab, &options).unwrap();
     let fleet = fleet(&lab, 300);
     let victims = lab.connections().unwrap()["emqx1"];
     let mut brokers = std::mem::take(&mut lab.brokers);
     brokers[0].signal(libc::SIGSTOP).unwrap();
     let frozen = Instant::now();
-    mqlb.wait_for_state("emqx1", "down", Duration::from_secs(10))
-        .unwrap();
+    mqlb.wait_for_state("emqx1", "down", seconds(10)).unwrap();
     // Two checks, half a second apart and with 0.4 s of patience each, and some time for a busy machine.
-    assert!(
-        frozen.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        frozen.elapsed()
-    );
-    let back = comebacks(&fleet, victims, Duration::from_secs(20));
-    nobody_noticed_more(&back, "emqx1", Duration::from_secs(1));
+    assert!(frozen.elapsed() < seconds(4), "{:?}", frozen.elapsed());
+    let back = comebacks(&fleet, victims, seconds(20));
+    nobody_noticed_more(&back, "emqx1", seconds(1));
     assert_eq!(fleet.gauges.connected.load(Relaxed), 300);
     assert!(mqlb.counter("reset_down").unwrap() >= victims as u64);
 
     brokers[0].signal(libc::SIGCONT).unwrap();
-    mqlb.wait_for_state("emqx1", "up", Duration::from_secs(10))
-        .unwrap();
+    mqlb.wait_for_state("emqx1", "up", seconds(10)).unwrap();
     // In its first seconds it gets some of the new clients, but not its share of them.
     let early = lab
         .fleet_with(|options| options.prefix = "early".into())
@@ -183,7 +188,7 @@ fn a_broker_that_freezes_is_found_out_and_comes_back_slowly() {
     let placed = early.connect(0..60).unwrap().per_broker();
     let share = placed.get("emqx1").copied().unwrap_or(0);
     assert!(share < 15, "{placed:?}");
-    thread::sleep(Duration::from_secs(20));
+    thread::sleep(seconds(20));
     let placed = early.connect(60..120).unwrap().per_broker();
     assert_eq!(placed["emqx1"], 20, "{placed:?}");
 }
@@ -201,8 +206,8 @@ fn a_drain_keeps_its_pace_and_no_connect_fails() {
             .command(&["drain", "emqx3", "--rate", &format!("{RATE}/s")])
             .unwrap();
         assert!(done.contains("emqx/emqx3 is draining"), "{done}");
-        let back = comebacks(&fleet, drained, Duration::from_secs(30));
-        nobody_noticed_more(&back, "emqx3", Duration::from_secs(1));
+        let back = comebacks(&fleet, drained, seconds(30));
+        nobody_noticed_more(&back, "emqx3", seconds(1));
         let first = back.iter().map(|c| c.lost).min().unwrap();
         let last = back.iter().map(|c| c.lost).max().unwrap();
         let took = last.duration_since(first).as_secs_f64();
@@ -234,26 +239,18 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
             mqlb.command(&["drain", &name, "--rate", "1000/s"]).unwrap();
             let start = Instant::now();
             while mqlb.backend(&name).unwrap()["flows"] != 0 {
-                assert!(
-                    start.elapsed() < Duration::from_secs(20),
-                    "{name} is not empty"
-                );
+                assert!(start.elapsed() < seconds(20), "{name} is not empty");
                 thread::sleep(Duration::from_millis(20));
             }
             broker.restart().unwrap();
-            mqlb.wait_for_state(&name, "draining", Duration::from_secs(10))
-                .unwrap();
+            mqlb.wait_for_state(&name, "draining", seconds(10)).unwrap();
             mqlb.command(&["ready", &name]).unwrap();
-            mqlb.wait_for_state(&name, "up", Duration::from_secs(10))
-                .unwrap();
+            mqlb.wait_for_state(&name, "up", seconds(10)).unwrap();
         }
     });
     let start = Instant::now();
     while fleet.gauges.connected.load(Relaxed) < 900 {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "some are not back"
-        );
+        assert!(start.elapsed() < seconds(10), "some are not back");
         thread::sleep(Duration::from_millis(20));
     }
     for comeback in fleet.gauges.take_comebacks() {
@@ -269,7 +266,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     let lab = common::lab_without_brokers(3);
     let nodes = Node::start_all(&lab).unwrap();
     let options = Options {
-        pool: "health = { kind = \"http\", interval = \"200ms\", timeout = \"150ms\", rise = 1, fall = 1 }\n".into(),
+        pool: health("http", 200, 150, 1) + "\n",
         ..Options::default()
     };
     let mqlb = Mqlb::start(&lab, &options).unwrap();
@@ -280,9 +277,8 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
         for (status, state) in [(500, "down"), (200, "up")] {
             let start = Instant::now();
             nodes[0].set_status(status).unwrap();
-            mqlb.wait_for_state("emqx1", state, Duration::from_secs(5))
-                .unwrap();
-            thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+            mqlb.wait_for_state("emqx1", state, seconds(5)).unwrap();
+            thread::sleep(seconds(1).saturating_sub(start.elapsed()));
         }
         // Some who find it up again, and lose it again.
         fleet.disconnect(0..30).unwrap();
@@ -290,16 +286,13 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     }
     let used = common::cpu_time(&mqlb) - before;
     println!("{used:?} of processor time for {FLAPS} flaps");
-    assert!(used < Duration::from_secs(6), "{used:?} in 30 s");
+    assert!(used < seconds(6), "{used:?} in 30 s");
     let lines = mqlb.log().lines().filter(|l| l.contains("emqx1")).count();
     assert!(lines < 10 * 2 * FLAPS as usize, "{lines} lines in the log");
     let start = Instant::now();
     while fleet.gauges.connected.load(Relaxed) < 300 {
         let connected = fleet.gauges.connected.load(Relaxed);
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{connected} of 300"
-        );
+        assert!(start.elapsed() < seconds(10), "{connected} of 300");
         thread::sleep(Duration::from_millis(20));
     }
     assert!(fleet.gauges.lost.load(Relaxed) >= 100, "nobody was on it");

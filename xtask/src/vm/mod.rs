@@ -43,6 +43,14 @@ pub struct Args {
     /// What fits into a few minutes
     #[arg(long)]
     pub quick: bool,
+    /// Only tests in these files of lb-user/tests and tests/tests ("splice"), with parts veth and virtio
+    #[arg(
+        long = "file",
+        value_name = "FILE",
+        value_delimiter = ',',
+        conflicts_with = "quick"
+    )]
+    pub files: Vec<String>,
     /// KVM or software emulation [default: KVM where it is usable]
     #[arg(long, value_enum)]
     pub acceleration: Option<Acceleration>,
@@ -84,7 +92,9 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("xtask: KVM isn't usable here: software emulation, which takes its time");
     }
     let parts = match args.parts.as_slice() {
-        [] if args.filters.is_empty() => vec![Part::Veth, Part::Virtio, Part::Guests],
+        [] if args.filters.is_empty() && args.files.is_empty() => {
+            vec![Part::Veth, Part::Virtio, Part::Guests]
+        }
         [] => vec![Part::Veth, Part::Virtio],
         chosen => chosen.to_vec(),
     };
@@ -95,8 +105,11 @@ pub fn run(args: &Args) -> Result<()> {
         .iter()
         .map(|name| (name, kernel::fetch(name, &directory)))
         .collect();
-    let files: &[&str] = if args.quick { &suite::QUICK } else { &[] };
-    let built = Built::build(files)?;
+    let files = match args.quick {
+        true => suite::QUICK.map(str::to_owned).to_vec(),
+        false => args.files.clone(),
+    };
+    let built = Built::build(&files)?;
     let mut failed = Vec::new();
     for (name, kernel) in kernels {
         let outcome =
@@ -133,6 +146,7 @@ pub fn gate() -> Result<()> {
         kernels: KERNELS.map(str::to_owned).to_vec(),
         parts: vec![Part::Guests],
         quick: true,
+        files: Vec::new(),
         acceleration: None,
         filters: Vec::new(),
     })

@@ -41,6 +41,9 @@ pub const CARD_SETS: u8 = 2;
 /// Of each part, what fits into a few minutes of software emulation.
 pub const QUICK: [&str; 4] = ["packet_path", "net_kernel", "splice", "restart"];
 
+/// So many clients connect at once without a processor of one's own, in place of 20,000.
+const EMULATED_CLIENTS: u32 = 5000;
+
 /// How the balancer's interfaces in the labs are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wires {
@@ -61,15 +64,21 @@ impl Built {
     /// Builds the tests in `files`, all if there are none.
     ///
     /// # Errors
-    /// The build failed.
-    pub fn build(files: &[&str]) -> Result<Self> {
-        let mqlb = run::build_mqlb()?;
+    /// There is no such file, or the build failed.
+    pub fn build(files: &[String]) -> Result<Self> {
         let metadata = Metadata::read()?;
+        let packages = ["lb-user", "lb-tests"].map(|name| (name, metadata.targets(name, "test")));
+        let known = |file: &str| packages.iter().any(|(_, targets)| targets.contains(&file));
+        if let Some(unknown) = files.iter().find(|file| !known(file)) {
+            bail!("there is no {unknown}.rs in lb-user/tests or tests/tests");
+        }
+        let mqlb = run::build_mqlb()?;
         let mut tests = Vec::new();
-        for package in ["lb-user", "lb-tests"] {
-            let mut targets = metadata.targets(package, "test");
-            targets.retain(|name| files.is_empty() || files.contains(name));
-            tests.extend(build_tests(package, &targets)?);
+        for (package, mut targets) in packages {
+            targets.retain(|name| files.is_empty() || files.iter().any(|file| file == name));
+            if !targets.is_empty() {
+                tests.extend(build_tests(package, &targets)?);
+            }
         }
         Ok(Self {
             lab: mqlb.with_file_name("mqlb-lab"),
@@ -83,19 +92,28 @@ impl Built {
     /// The job that runs the tests whose names contain one of `filters`.
     pub fn job(&self, wires: Wires, filters: &[String], acceleration: Acceleration) -> String {
         let seconds = 300 * acceleration.slowness();
+        // What hangs is to be seen before it is ended.
+        let late = seconds - 5;
         let mut job = format!(
             "failed=0\n\
              run() {{\n\
              \tname=$1 directory=$2; shift 2\n\
              \techo \"{BEGIN}$name\"\n\
+             \t(sleep {late}; echo \"$name is still running:\"; ps -e --forest -o pid,stat,etime,time,wchan:20,args) & late=$!\n\
              \t(cd \"$directory\" && exec timeout --kill-after=10 {seconds} \"$@\")\n\
              \tcode=$?; [ $code = 0 ] || failed=1\n\
+             \tkill $late 2>/dev/null; wait $late\n\
              \techo \"{END}$code\"\n\
              }}\n\
              export MQLB_BIN={} MQLB_PACKAGES={} RUST_BACKTRACE=1\n",
             quoted(&self.mqlb),
             quoted(&self.packages)
         );
+        if acceleration == Acceleration::Tcg {
+            let slowness = acceleration.slowness();
+            job +=
+                &format!("export MQLB_SLOWNESS={slowness} MQLB_STORM_CLIENTS={EMULATED_CLIENTS}\n");
+        }
         if wires == Wires::Virtio {
             job += &format!("export MQLB_LAB_CARDS={CARD_SETS}\n");
         } else if filters.is_empty() {
