@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::http;
 use lb_tests::mqlb::binary;
-use lb_tests::process::Process;
+use lb_tests::process::{Process, raise_descriptor_limit};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyPair, RevokedCertParams,
@@ -207,6 +207,8 @@ impl Agent {
         backends: &[SocketAddr],
         starter: &[&str],
     ) -> Self {
+        // Of 1,024, which is what a login gets, one flood would take all.
+        raise_descriptor_limit().unwrap();
         let directory = Directory::new();
         let admin = free_port();
         let mut text = format!(

@@ -68,6 +68,7 @@ mount --bind @MODULES@ /lib/modules/@RELEASE@
 ln -sf /proc/self/fd /dev/fd
 hostname mqlb-vm
 ip link set lo up
+ulimit -Hn 1048576
 # There is no network, so the host's name servers can't even be asked.
 rm -f /etc/resolv.conf
 echo 'nameserver 127.0.0.1' >/etc/resolv.conf
