@@ -119,7 +119,9 @@ fn install(missing: &[&tools::Tool], build_linker: bool) -> Result<()> {
 
 fn name(proof: tools::Proof) -> &'static str {
     match proof {
-        tools::Proof::Program(name) | tools::Proof::File(name) => name,
+        tools::Proof::Program(name)
+        | tools::Proof::File(name)
+        | tools::Proof::PythonModule(name) => name,
     }
 }
 

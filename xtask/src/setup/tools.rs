@@ -1,5 +1,7 @@
 //! What the commands need from the system, how its presence is seen, and what it is called where.
 
+use std::process::Command;
+
 use super::Need;
 use super::distro::Family;
 use crate::root;
@@ -13,6 +15,8 @@ pub enum Proof {
     /// A program in `PATH` or in a directory of system tools.
     Program(&'static str),
     File(&'static str),
+    /// A module that `python3` can import: distributions leave some out of its package.
+    PythonModule(&'static str),
 }
 
 impl Proof {
@@ -20,8 +24,15 @@ impl Proof {
         match self {
             Self::Program(name) => root::find(name).is_some(),
             Self::File(path) => std::path::Path::new(path).exists(),
+            Self::PythonModule(name) => imports(name),
         }
     }
+}
+
+fn imports(module: &str) -> bool {
+    let mut python = Command::new("python3");
+    let output = python.args(["-c", &format!("import {module}")]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Something from the distribution's packages.
@@ -179,7 +190,8 @@ pub const TOOLS: &[Tool] = &[
     },
     Tool {
         need: Need::Clients,
-        proof: Proof::Program("python3"),
+        // What a virtual environment is made with.
+        proof: Proof::PythonModule("ensurepip"),
         purpose: "paho, a client for the tests",
         debian: &["python3", "python3-venv"],
         fedora: &["python3"],
@@ -349,6 +361,15 @@ mod tests {
         });
         let prefix = format!("/usr/lib/llvm-{LLVM}/bin/llvm-config");
         assert!(matches!(tool.map(|tool| tool.proof), Some(Proof::File(file)) if file == prefix));
+    }
+
+    #[test]
+    fn python_alone_is_no_virtual_environment() {
+        assert!(!Proof::PythonModule("mqlb_has_no_such_module").holds());
+        let tools = missing(&[Need::Clients], |proof| {
+            proof != Proof::PythonModule("ensurepip")
+        });
+        assert!(packages(&tools, Family::Debian).contains(&"python3-venv"));
     }
 
     #[test]
