@@ -16,3 +16,8 @@ pub fn slowness() -> u32 {
 pub fn here(time: Duration) -> Duration {
     time * slowness()
 }
+
+/// So many, or so many a second, on processors of one's own; as much work in the same time on this machine.
+pub fn fewer(number: u32) -> u32 {
+    (number / slowness()).max(1)
+}

@@ -15,9 +15,7 @@ use lb_tests::emqx::node::Node;
 use lb_tests::fleet::Fleet;
 use lb_tests::lab::Lab;
 use lb_tests::mqlb::Mqlb;
-use lb_tests::pace::{here, slowness};
-
-const CLIENTS: u32 = 3000;
+use lb_tests::pace::{fewer, here, slowness};
 
 /// These measure times: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -39,6 +37,10 @@ fn health(kind: &str, interval: u32, timeout: u32, row: u32) -> String {
     format!(
         "health = {{ kind = \"{kind}\", interval = \"{interval}ms\", timeout = \"{timeout}ms\", rise = {row}, fall = {row} }}"
     )
+}
+
+fn clients() -> u32 {
+    fewer(3000)
 }
 
 /// So many on a machine with processors of its own.
@@ -103,7 +105,7 @@ impl Drop for Newcomers<'_> {
     }
 }
 
-/// Runs `work` while new clients connect, 50 a second, and leave again. Returns how many there were.
+/// Runs `work` while new clients connect, 50 a second on processors of their own, and leave again. Returns how many there were.
 ///
 /// At most `cut_off` of them lose the connection before their CONNACK: a broker that dies may have their
 /// CONNECT already, and nobody can tell what it did with it. Nobody fails otherwise.
@@ -114,7 +116,7 @@ fn while_others_connect(lab: &Lab, cut_off: usize, work: impl FnOnce()) -> u32 {
             let fleet = lab
                 .fleet_with(|options| {
                     options.prefix = "new".into();
-                    options.rate = Some(50);
+                    options.rate = Some(fewer(50));
                 })
                 .unwrap();
             let (mut next, mut resets) = (0, 0);
@@ -142,7 +144,7 @@ fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
     let _alone = alone();
     let mut lab = common::lab_with_brokers(3);
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
-    let fleet = fleet(&lab, CLIENTS);
+    let fleet = fleet(&lab, clients());
     let victims = lab.connections().unwrap()["emqx2"];
     let mut killed = std::mem::take(&mut lab.brokers);
     let newcomers = while_others_connect(&lab, 2, || {
@@ -154,7 +156,7 @@ fn a_broker_that_is_killed_costs_its_clients_one_disconnect() {
         thread::sleep(seconds(1));
     });
     assert!(newcomers >= 20, "{newcomers} new clients");
-    assert_eq!(fleet.gauges.connected.load(Relaxed), CLIENTS as usize);
+    assert_eq!(fleet.gauges.connected.load(Relaxed), clients() as usize);
     assert_eq!(mqlb.counter("no_backend").unwrap(), 0);
     killed[1].restart().unwrap();
     mqlb.wait_for_state("emqx2", "up", seconds(10)).unwrap();
@@ -196,14 +198,14 @@ fn a_broker_that_freezes_is_found_out_and_comes_back_slowly() {
 #[test]
 fn a_drain_keeps_its_pace_and_no_connect_fails() {
     let _alone = alone();
-    const RATE: u32 = 500;
+    let rate = fewer(500);
     let lab = common::lab_with_brokers(3);
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
-    let fleet = fleet(&lab, CLIENTS);
+    let fleet = fleet(&lab, clients());
     let drained = lab.connections().unwrap()["emqx3"];
     while_others_connect(&lab, 0, || {
         let done = mqlb
-            .command(&["drain", "emqx3", "--rate", &format!("{RATE}/s")])
+            .command(&["drain", "emqx3", "--rate", &format!("{rate}/s")])
             .unwrap();
         assert!(done.contains("emqx/emqx3 is draining"), "{done}");
         let back = comebacks(&fleet, drained, seconds(30));
@@ -213,7 +215,7 @@ fn a_drain_keeps_its_pace_and_no_connect_fails() {
         let took = last.duration_since(first).as_secs_f64();
         let pace = (drained - 1) as f64 / took;
         println!("{drained} connections at {pace:.0}/s");
-        assert!((pace / f64::from(RATE) - 1.0).abs() < 0.1, "{pace:.0}/s");
+        assert!((pace / f64::from(rate) - 1.0).abs() < 0.1, "{pace:.0}/s");
     });
     assert_eq!(mqlb.backend("emqx3").unwrap()["state"], "draining");
     assert_eq!(fleet.gauges.failures.load(Relaxed), 0);
@@ -231,7 +233,7 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
     let _alone = alone();
     let mut lab = common::lab_with_brokers(3);
     let mqlb = Mqlb::start(&lab, &checked_by_mqtt("")).unwrap();
-    let fleet = fleet(&lab, 900);
+    let fleet = fleet(&lab, fewer(900));
     let mut brokers = std::mem::take(&mut lab.brokers);
     while_others_connect(&lab, 0, || {
         for broker in &mut brokers {
@@ -249,7 +251,7 @@ fn all_brokers_are_restarted_and_no_connect_is_refused() {
         }
     });
     let start = Instant::now();
-    while fleet.gauges.connected.load(Relaxed) < 900 {
+    while fleet.gauges.connected.load(Relaxed) < fewer(900) as usize {
         assert!(start.elapsed() < seconds(10), "some are not back");
         thread::sleep(Duration::from_millis(20));
     }

@@ -22,11 +22,20 @@ pub const LEFT_OUT: [(&str, &str); 1] = [(
 )];
 
 /// Test files in which the balancer has no interface of a lab: other wires change nothing there.
-const WITHOUT_LAB: [&str; 10] = [
+const WITHOUT_LAB: [&str; 19] = [
     "compose",
     "lab",
     "package",
     "program",
+    "proxy",
+    "proxy_edge",
+    "proxy_http",
+    "proxy_memory",
+    "proxy_pace",
+    "proxy_passthrough",
+    "proxy_tls",
+    "proxy_ws",
+    "proxy_ws_clients",
     "recipe",
     "recipe_files",
     "recipe_hosted",
