@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use lb_tests::lab::Lab;
 use lb_tests::mqlb::Mqlb;
 use lb_tests::netns::run;
+use lb_tests::pace::fewer;
 use lb_tests::plan::MQTT_PORT;
 use lb_tests::raw::Connect;
 
-/// Of each kind.
-const CLIENTS: u32 = 5000;
+/// Of each kind. All of them have to be there before the first is idle for too long.
+fn clients() -> u32 {
+    fewer(5000)
+}
 /// Keep-alive of half of them. Their brokers give them up after 1.5 times that, and repeat a FIN that nobody
 /// acknowledges; mqlb ends them a little later, so that it must not take that for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -35,11 +38,11 @@ fn ten_thousand_clients_that_vanish_are_gone_in_time_and_their_brokers_know() {
     let alive = lab
         .fleet_with(|options| options.keep_alive = KEEP_ALIVE)
         .unwrap();
-    alive.connect(0..CLIENTS).unwrap().check().unwrap();
+    alive.connect(0..clients()).unwrap().check().unwrap();
     let connected: usize = lab.connections().unwrap().into_values().sum();
-    assert_eq!(connected, 2 * CLIENTS as usize);
+    assert_eq!(connected, 2 * clients() as usize);
     common::wait_for("all are counted", GRACE, || {
-        flows(&mqlb) == u64::from(2 * CLIENTS)
+        flows(&mqlb) == u64::from(2 * clients())
     });
     let resets = resets(&lab);
 
@@ -55,14 +58,14 @@ fn ten_thousand_clients_that_vanish_are_gone_in_time_and_their_brokers_know() {
         );
         println!("{} flows {:?} later", flows(&mqlb), gone.elapsed());
     };
-    left(CLIENTS, KEEP_ALIVE * 3 / 2 + LATER + GRACE);
+    left(clients(), KEEP_ALIVE * 3 / 2 + LATER + GRACE);
     left(0, WITHOUT + GRACE);
     common::wait_for("their brokers know", GRACE, || {
         lab.connections().unwrap().into_values().sum::<usize>() == 0
     });
     let reset = self::resets(&lab) - resets;
     println!("{reset} connections were reset at the brokers");
-    assert!(reset >= u64::from(CLIENTS), "{reset}");
+    assert!(reset >= u64::from(clients()), "{reset}");
 }
 
 /// Connects clients that say nothing more, which the fleet's library doesn't allow.
@@ -79,7 +82,7 @@ fn without_keep_alive(lab: &Lab) -> Vec<TcpStream> {
     let all = lab
         .topology
         .clients
-        .enter(|| (0..CLIENTS).map(connect).collect());
+        .enter(|| (0..clients()).map(connect).collect());
     all.unwrap()
 }
 
