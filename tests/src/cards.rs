@@ -109,7 +109,7 @@ impl Cards {
         ip.args(["link", "set", &card, "netns", netns.name(), "name", device]);
         run(&mut ip)?;
         // Whoever had it last may have changed it.
-        netns.ip([format!("link set {device} mtu 1500")])?;
+        netns.ip([format!("link set {device} mtu 1500 promisc off")])?;
         if let Some(address) = address {
             netns.ip([format!("link set {device} address {address}")])?;
         }

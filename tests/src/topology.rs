@@ -107,6 +107,13 @@ impl Topology {
         topology.brokers(arms)?;
         if wire.is_some_and(|wire| wire.vlan.is_some()) {
             topology.know_neighbours(arms)?;
+            if topology.cards.is_some() {
+                // No VLAN device stands for the tag, and these cards filter by those (docs/operating.md).
+                let promiscuous = |device| format!("link set {device} promisc on");
+                topology
+                    .lb
+                    .ip(topology.interfaces.iter().map(promiscuous))?;
+            }
         }
         Ok(topology)
     }

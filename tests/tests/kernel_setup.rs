@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lb_tests::balancer::Options;
 use lb_tests::broker::Kind;
+use lb_tests::cards::Wires;
 use lb_tests::lab::{self, Lab};
 use lb_tests::mqlb::{Mqlb, Steered};
 use lb_tests::raw::{self, Connect};
@@ -145,10 +146,11 @@ fn connects_of_all_lengths() {
         agent: 0,
     };
     assert_eq!(steered_since(&mqlb, before), all);
-    assert!(
-        mqlb.counter("punted_delivery").unwrap() > 0,
-        "900 bytes don't fit on veth"
-    );
+    // Other drivers leave more room behind a frame.
+    if Wires::from_environment() == Wires::Veth {
+        let punted = mqlb.counter("punted_delivery").unwrap();
+        assert!(punted > 0, "900 bytes don't fit on veth");
+    }
 
     mqlb.kill();
     each(&|length, took| {
