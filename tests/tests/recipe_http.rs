@@ -77,7 +77,7 @@ fn mqlb_believes_a_trusted_edge_and_nobody_else() {
     // The lab's client is the edge over IPv6, and somebody over IPv4.
     let client = lab.topology.plan.client();
     let options = Options {
-        variables: vec![("TRUSTED_EDGE", format!("{}/120", client.v6))],
+        variables: vec![("TRUSTED_EDGE", client.v6.to_string())],
         ..Options::default()
     };
     let _recipe = Recipe::start(&lab, &program.unwrap(), &options).unwrap();
