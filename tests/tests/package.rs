@@ -13,6 +13,7 @@ use lb_tests::lab::Lab;
 use lb_tests::machine::{Machine, text};
 use lb_tests::mqlb;
 use lb_tests::netns::run;
+use lb_tests::pace::{here, slowness};
 
 const CLIENTS: u32 = 300;
 
@@ -170,16 +171,22 @@ fn installed_upgraded_reloaded_hung_and_removed() {
 
     // Killed, then hung: systemd starts another one.
     shell(&format!("kill -9 {upgraded}"));
-    let third = changed(&machine, "MainPID", &upgraded, Duration::from_secs(20));
+    let third = changed(
+        &machine,
+        "MainPID",
+        &upgraded,
+        here(Duration::from_secs(20)),
+    );
     serves(&fleet, "killed");
-    let hurry = "[Service]\nWatchdogSec=2s\nTimeoutStopSec=1s\n";
+    let (watchdog, stop) = (2 * slowness(), slowness());
+    let hurry = format!("[Service]\nWatchdogSec={watchdog}s\nTimeoutStopSec={stop}s\n");
     shell(&format!(
         "mkdir -p /run/systemd/system/mqlb.service.d && printf '{hurry}' >/run/systemd/system/mqlb.service.d/hurry.conf \
          && systemctl daemon-reload && systemctl restart mqlb"
     ));
-    let fourth = changed(&machine, "MainPID", &third, Duration::from_secs(20));
+    let fourth = changed(&machine, "MainPID", &third, here(Duration::from_secs(20)));
     shell(&format!("kill -STOP {fourth}"));
-    changed(&machine, "MainPID", &fourth, Duration::from_secs(30));
+    changed(&machine, "MainPID", &fourth, here(Duration::from_secs(30)));
     let journal = shell("journalctl --unit mqlb --no-pager");
     assert!(journal.contains("Watchdog timeout"), "{journal}");
     serves(&fleet, "hung");
