@@ -146,8 +146,9 @@ fn connects_of_all_lengths() {
         agent: 0,
     };
     assert_eq!(steered_since(&mqlb, before), all);
-    // Other drivers leave more room behind a frame.
-    if Wires::from_environment() == Wires::Veth {
+    // There is more room behind a frame with other drivers, and on veth up to Linux 6.1, which copies it into a page.
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    if Wires::from_environment() == Wires::Veth && !kernel.starts_with("6.1.") {
         let punted = mqlb.counter("punted_delivery").unwrap();
         assert!(punted > 0, "900 bytes don't fit on veth");
     }
