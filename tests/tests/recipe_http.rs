@@ -90,7 +90,7 @@ fn mqlb_believes_a_trusted_edge_and_nobody_else() {
         (v6, format!("203.0.113.9, {}", client.v6), "https"),
         (v4, client.v4.to_string(), "http"),
     ] {
-        let seen = request(&lab, front, "/", &said).body;
+        let seen = request(&lab, front, "/", &said).body.to_lowercase();
         for field in [
             format!("x-forwarded-for: {from}\r\n"),
             format!("x-forwarded-proto: {proto}\r\n"),
