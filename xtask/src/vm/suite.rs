@@ -111,7 +111,7 @@ impl Built {
              \t(sleep {late}; echo \"$name is still running:\"; ps -e --forest -o pid,stat,etime,time,wchan:20,args) & late=$!\n\
              \t(cd \"$directory\" && exec timeout --kill-after=10 {seconds} \"$@\")\n\
              \tcode=$?; [ $code = 0 ] || failed=1\n\
-             \tkill $late 2>/dev/null; wait $late\n\
+             \t{{ kill $late && wait $late; }} 2>/dev/null\n\
              \techo \"{END}$code\"\n\
              }}\n\
              export MQLB_BIN={} MQLB_PACKAGES={} RUST_BACKTRACE=1\n",
