@@ -344,6 +344,14 @@ fn launch(
     Process::start("mqlb", command, log)
 }
 
+/// The pool's line for checks of this kind: interval and time limit in ms on processors of one's own, rise and fall.
+pub fn health(kind: &str, (interval, timeout): (u32, u32), (rise, fall): (u32, u32)) -> String {
+    let (interval, timeout) = (interval * slowness(), timeout * slowness());
+    format!(
+        "health = {{ kind = \"{kind}\", interval = \"{interval}ms\", timeout = \"{timeout}ms\", rise = {rise}, fall = {fall} }}\n"
+    )
+}
+
 /// The file for `lab` and `options`.
 pub fn configuration(lab: &Lab, options: &Options) -> String {
     let name = lab.id();
@@ -371,10 +379,7 @@ pub fn configuration(lab: &Lab, options: &Options) -> String {
         options.pool
     );
     if options.health && !options.pool.contains("health") {
-        let (interval, timeout) = (slowness(), 500 * slowness());
-        text += &format!(
-            "health = {{ kind = \"tcp\", interval = \"{interval}s\", timeout = \"{timeout}ms\", rise = 1, fall = 2 }}\n"
-        );
+        text += &health("tcp", (1000, 500), (1, 2));
     }
     for n in 0..lab.topology.brokers.len() {
         text += &format!(

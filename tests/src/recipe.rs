@@ -51,12 +51,20 @@ impl Program {
     /// One of them is missing.
     pub fn all() -> Result<Vec<Self>> {
         let mut programs = Self::haproxies()?;
-        programs.push(Self {
+        programs.push(Self::mqlb()?);
+        Ok(programs)
+    }
+
+    /// mqlb alone.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn mqlb() -> Result<Self> {
+        Ok(Self {
             name: "mqlb".to_owned(),
             kind: Kind::Mqlb,
             words: vec![mqlb::binary()?.into()],
-        });
-        Ok(programs)
+        })
     }
 
     /// The HAProxies that the configuration is tested with: the distribution's, and a newer one that

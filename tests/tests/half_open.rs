@@ -18,6 +18,7 @@ use lb_tests::raw::Connect;
 fn clients() -> u32 {
     fewer(5000)
 }
+
 /// Keep-alive of half of them. Their brokers give them up after 1.5 times that, and repeat a FIN that nobody
 /// acknowledges; mqlb ends them a little later, so that it must not take that for a sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -14,8 +14,8 @@ use lb_tests::comeback::Comeback;
 use lb_tests::emqx::node::Node;
 use lb_tests::fleet::Fleet;
 use lb_tests::lab::Lab;
-use lb_tests::mqlb::Mqlb;
-use lb_tests::pace::{fewer, here, slowness};
+use lb_tests::mqlb::{Mqlb, health};
+use lb_tests::pace::{fewer, here};
 
 /// These measure times: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -24,19 +24,10 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn checked_by_mqtt(more: &str) -> Options {
-    let checks = health("mqtt", 500, 400, 2);
     Options {
-        pool: format!("{checks}\n{more}"),
+        pool: health("mqtt", (500, 400), (2, 2)) + more,
         ..Options::default()
     }
-}
-
-/// Checks of this kind, with interval and time limit in ms; so many in a row change a backend's state.
-fn health(kind: &str, interval: u32, timeout: u32, row: u32) -> String {
-    let (interval, timeout) = (interval * slowness(), timeout * slowness());
-    format!(
-        "health = {{ kind = \"{kind}\", interval = \"{interval}ms\", timeout = \"{timeout}ms\", rise = {row}, fall = {row} }}"
-    )
 }
 
 fn clients() -> u32 {
@@ -268,7 +259,7 @@ fn a_broker_that_flaps_strands_nobody_and_the_agent_stays_calm() {
     let lab = common::lab_without_brokers(3);
     let nodes = Node::start_all(&lab).unwrap();
     let options = Options {
-        pool: health("http", 200, 150, 1) + "\n",
+        pool: health("http", (200, 150), (1, 1)),
         ..Options::default()
     };
     let mqlb = Mqlb::start(&lab, &options).unwrap();

@@ -4,12 +4,12 @@ mod front;
 mod proxied;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use front::*;
-use proxied::{Agent, PATIENCE, eventually, free_port};
+use proxied::{Agent, eventually, free_port};
 
 fn agent(more: &str, keys: &str, nodes: &[&Node]) -> (Agent, SocketAddr) {
     let front = free_port();
@@ -274,11 +274,9 @@ fn what_is_no_request_is_not_waited_for() {
     agent.counted("reject_http", 1);
     agent.command(&["block", "127.0.0.0/8"]);
     eventually("blocked sources are not served", || {
-        // Connecting may meet the RST already.
-        let Ok(mut stream) = TcpStream::connect(front) else {
+        let Ok(mut stream) = try_tcp(front) else {
             return true;
         };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = stream.write_all(get("/", "").as_bytes());
         read_head(&mut stream).is_err()
     });

@@ -68,10 +68,6 @@ fn the_front_knows_its_paths() {
 
 #[test]
 fn mqlb_believes_a_trusted_edge_and_nobody_else() {
-    let program = Program::all()
-        .unwrap()
-        .into_iter()
-        .find(|program| program.kind == Kind::Mqlb);
     let lab = common::lab_without_brokers(3);
     let _nodes = Node::start_all(&lab).unwrap();
     // The lab's client is the edge over IPv6, and somebody over IPv4.
@@ -80,7 +76,7 @@ fn mqlb_believes_a_trusted_edge_and_nobody_else() {
         variables: vec![("TRUSTED_EDGE", client.v6.to_string())],
         ..Options::default()
     };
-    let _recipe = Recipe::start(&lab, &program.unwrap(), &options).unwrap();
+    let _recipe = Recipe::start(&lab, &Program::mqlb().unwrap(), &options).unwrap();
     let said = [
         ("X-Forwarded-For", "8.8.8.8, 203.0.113.9"),
         ("X-Forwarded-Proto", "https"),

@@ -10,8 +10,9 @@ use lb_tests::broker::Kind;
 use lb_tests::fleet::Fleet;
 use lb_tests::lab;
 use lb_tests::mqlb::Mqlb;
+use lb_tests::pace::fewer;
 
-/// Clients, unless `MQLB_STORM_CLIENTS` says otherwise.
+/// Clients on processors of their own, unless `MQLB_STORM_CLIENTS` says otherwise.
 const CLIENTS: u32 = 20_000;
 /// Connected at a time; the others have no sockets.
 const WAVE: u32 = 5_000;
@@ -19,7 +20,9 @@ const WAVE: u32 = 5_000;
 fn clients() -> u32 {
     let asked = std::env::var("MQLB_STORM_CLIENTS").ok();
     let asked = asked.map(|text| text.parse().expect("MQLB_STORM_CLIENTS: a number"));
-    asked.unwrap_or(CLIENTS).next_multiple_of(WAVE)
+    asked
+        .unwrap_or_else(|| fewer(CLIENTS))
+        .next_multiple_of(WAVE)
 }
 
 /// Connects all clients, wave by wave. How many returned to their broker, and the agent's CPU time.

@@ -276,10 +276,15 @@ pub fn header(head: &str, name: &str) -> Option<String> {
 }
 
 pub fn tcp(to: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
+    try_tcp(to).unwrap()
+}
+
+/// Who is not wanted may be reset before the connection is there.
+pub fn try_tcp(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Reads the head of an answer, and no byte more.

@@ -50,9 +50,6 @@ pub const CARD_SETS: u8 = 2;
 /// Of each part, what fits into a few minutes of software emulation.
 pub const QUICK: [&str; 4] = ["packet_path", "net_kernel", "splice", "restart"];
 
-/// So many clients connect at once without a processor of one's own, in place of 20,000.
-const EMULATED_CLIENTS: u32 = 5000;
-
 /// How the balancer's interfaces in the labs are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wires {
@@ -119,9 +116,7 @@ impl Built {
             quoted(&self.packages)
         );
         if acceleration == Acceleration::Tcg {
-            let slowness = acceleration.slowness();
-            job +=
-                &format!("export MQLB_SLOWNESS={slowness} MQLB_STORM_CLIENTS={EMULATED_CLIENTS}\n");
+            job += &format!("export MQLB_SLOWNESS={}\n", acceleration.slowness());
         }
         if wires == Wires::Virtio {
             job += &format!("export MQLB_LAB_CARDS={CARD_SETS}\n");
