@@ -112,6 +112,20 @@ pub fn read_packet(stream: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Err(io::Error::other("a remaining length of five bytes"))
 }
 
+/// Reads what is there. A process that is stopped and continued, as by a snapshot of its machine, has its reads
+/// with a time limit interrupted (signal(7)): that is no end of a connection.
+///
+/// # Errors
+/// The connection failed, or its time limit is over.
+pub fn read(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// PINGREQ and PINGRESP (sections 3.12, 3.13).
 pub const PING: [u8; 2] = [0xc0, 0];
 pub const PONG: [u8; 2] = [0xd0, 0];

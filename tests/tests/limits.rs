@@ -93,7 +93,8 @@ fn attempt(lab: &Lab, source: IpAddr, connect: &[u8]) -> Outcome {
     match answer {
         Ok((0x20, body)) if body[1] == 0 => Outcome::Accepted(stream),
         Ok((0x20, body)) => {
-            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "closed behind {body:?}");
+            let ended = raw::read(&mut stream, &mut [0]).unwrap();
+            assert_eq!(ended, 0, "closed behind {body:?}");
             Outcome::Refused(body)
         }
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Outcome::Reset,
@@ -134,7 +135,7 @@ fn works(stream: &mut TcpStream) {
 
 /// The connection ends by a RST, and without a byte.
 fn is_cut_off(stream: &mut TcpStream) {
-    match stream.read(&mut [0]) {
+    match raw::read(stream, &mut [0]) {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("{other:?} in place of a RST"),
     }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use front::*;
+use lb_tests::raw;
 use proxied::{Agent, connect_packet, eventually, free_port, served};
 
 fn agent(more: &str, keys: &str, nodes: &[&Node]) -> (Agent, SocketAddr) {
@@ -550,7 +551,7 @@ fn the_silent_do_not_stay() {
     let (agent, vip) = agent(more, "", &[&node]);
     let begun = Instant::now();
     let mut silent = tcp(vip);
-    assert_eq!(silent.read(&mut [0]).unwrap_or(0), 0);
+    assert_eq!(raw::read(&mut silent, &mut [0]).unwrap_or(0), 0);
     let mut slow = tcp(vip);
     slow.write_all(b"GET /mqtt HTTP/1.1\r\nHost: ").unwrap();
     let mut answer = Vec::new();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 
 use lb_tests::raw::{self, Connect};
 
@@ -52,7 +52,7 @@ fn malformed_first_bytes_are_reset_and_counted_and_no_broker_sees_them() {
             let count = || balancer.mqlb().map(|mqlb| mqlb.counter(counter).unwrap());
             let counted_before = count();
             let mut stream = raw::open(&lab, vip, &bytes).unwrap();
-            match stream.read(&mut [0]) {
+            match raw::read(&mut stream, &mut [0]) {
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
                 // HAProxy closes in order when it has read everything.
                 Ok(0) if balancer.mqlb().is_none() => {}

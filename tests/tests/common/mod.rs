@@ -168,7 +168,7 @@ fn sum_of(mut stream: TcpStream, length: usize) -> [u8; 32] {
     let mut block = vec![0; 64 << 10];
     let mut total = 0;
     loop {
-        match stream.read(&mut block).expect("receive") {
+        match raw::read(&mut stream, &mut block).expect("receive") {
             0 => break,
             read => {
                 sum.update(&block[..read]);
