@@ -322,8 +322,9 @@ impl Core {
             .pool
             .and_then(|pool| self.config.pools[pool].reset_rate);
         self.settle(i);
-        // One connection that failed, perhaps for want of a place in a queue, must not end all others: a
-        // check has to say so too.
+        // One connection that failed, perhaps for want of a place in a queue, must not end all others: as many
+        // checks as ever have to say so too. A node under too much load fails one of them as well, and
+        // resetting its clients would hand the load on to the next.
         if now == Checked::Down && event.cause == Cause::Checks {
             let why = Why::Down;
             self.evictor.tell(Task::Begin { slots, rate, why });

@@ -87,6 +87,11 @@ impl Judge {
         self.state
     }
 
+    /// Checks alone would have it down: `fall` of them in a row.
+    pub const fn is_down_by_checks(&self) -> bool {
+        self.down >= self.fall
+    }
+
     /// To be called when a check begins.
     pub const fn begin(&self) -> Begun {
         Begun(self.failed)
@@ -112,7 +117,7 @@ impl Judge {
         }
         let to = match (self.state, found) {
             (None, found) => found,
-            (Some(_), State::Down) if self.down >= self.fall => State::Down,
+            (Some(_), State::Down) if self.is_down_by_checks() => State::Down,
             (Some(State::Up), State::Evacuating) => State::Evacuating,
             (Some(State::Down | State::Evacuating), _) if self.up >= self.rise => State::Up,
             (Some(State::Down), _) if self.alive >= self.rise => State::Evacuating,

@@ -46,7 +46,7 @@ pub struct Target {
     pub proxy_protocol: bool,
 }
 
-/// A verdict that changed; or, from down to down, a check that confirms what a failed connection said.
+/// A verdict that changed; or, from down to down, checks that confirm what a failed connection said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The target's number.

@@ -43,7 +43,7 @@ struct Verdict {
 #[derive(Debug)]
 struct Inner {
     judge: Judge,
-    /// It is down because a connection failed; no check has said so yet.
+    /// It is down because a connection failed; too few checks have said so yet.
     unconfirmed: bool,
     /// A check has ended.
     checked: bool,
@@ -125,7 +125,7 @@ impl Verdict {
     fn checked(&self, target: &Target, begun: Begun, state: State, reason: &str) {
         let mut inner = self.lock();
         let mut change = inner.judge.checked(begun, state);
-        if state == State::Down && inner.unconfirmed && change.is_none() {
+        if inner.unconfirmed && change.is_none() && inner.judge.is_down_by_checks() {
             let (from, to) = (Some(State::Down), State::Down);
             change = Some(Change { from, to });
         }

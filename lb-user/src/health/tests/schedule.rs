@@ -190,23 +190,36 @@ async fn a_check_that_was_under_way_does_not_clear_a_failed_connection() {
 }
 
 #[tokio::test]
-async fn the_first_check_that_fails_confirms_a_failed_connection() {
+async fn as_many_checks_as_ever_confirm_a_failed_connection() {
     let broker = Broker::default();
     let server = broker.start().await;
     let mut target = target(1, server.address, mqtt());
-    target.health.fall = 100;
+    target.health.rise = 2;
+    target.health.fall = 3;
+    target.health.interval = Duration::from_millis(150);
+    target.health.jitter = 0;
     let (checks, mut events) = Checks::start(1, [target]);
     first_round(&checks).await;
     while events.try_recv().is_ok() {}
-    let address = server.address;
-    drop(server);
-    checks.passive(address, "refused");
+    // Fewer do not, ...
+    broker.ill.store(true, SeqCst);
+    checks.passive(server.address, "silent");
+    assert_eq!(next(&mut events).await.cause, Cause::Connection);
+    broker.checked(2).await;
+    broker.ill.store(false, SeqCst);
+    let event = next(&mut events).await;
+    assert_eq!((event.from, event.to), (Some(State::Down), State::Up));
+    // ... as many do, ...
+    broker.ill.store(true, SeqCst);
+    let before = broker.checks();
+    checks.passive(server.address, "silent");
     assert_eq!(next(&mut events).await.cause, Cause::Connection);
     let event = next(&mut events).await;
     assert_eq!((event.from, event.to), (Some(State::Down), State::Down));
     assert_eq!(event.cause, Cause::Checks);
-    // Once is enough.
-    sleep(Duration::from_millis(100)).await;
+    assert!(broker.checks() >= before + 3);
+    // ... and once is enough.
+    broker.checked(2).await;
     quiet(&mut events);
 }
 
