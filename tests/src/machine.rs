@@ -11,13 +11,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::lab::Lab;
 use crate::netns::Netns;
+use crate::pace::here;
 use crate::process::Process;
 
 /// Lays the files out and becomes systemd, in namespaces of its own. Arguments: a directory to mount on,
 /// and one of this system's that is seen inside too.
 ///
 /// No unit of this system's is wanted there but the journal: they would set clocks, kernel settings and
-/// devices, of which there is one set for all.
+/// devices, of which there is one set for all. Nor does a package have the index of all manual pages built, which
+/// takes minutes where files are slow to read.
 const BOOT: &str = r#"set -eu
 work=$1 shared=$2
 mount --make-rprivate /
@@ -41,7 +43,7 @@ mkdir -p "$root/dev/shm" "$root/dev/pts" "$root$shared"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 mount --bind "$shared" "$root$shared"
 : >"$root/etc/fstab"
-rm -f "$root/usr/sbin/policy-rc.d"
+rm -f "$root/usr/sbin/policy-rc.d" "$root/var/lib/man-db/auto-update"
 rm -rf "$root"/usr/lib/systemd/system/*.wants "$root"/etc/systemd/system/*.wants
 rm -rf "$root"/usr/lib/systemd/system-generators "$root"/etc/systemd/system-generators
 mkdir -p "$root/etc/systemd/system"
@@ -91,10 +93,14 @@ impl Machine {
         let log = lab.directory().join("machine.log");
         let mut process = Process::start("systemd in a lab", command, &log)?;
         let mut init = None;
-        process.wait_until("its first process", Duration::from_secs(10), |process| {
-            init = child(process.id());
-            init.is_some()
-        })?;
+        process.wait_until(
+            "its first process",
+            here(Duration::from_secs(10)),
+            |process| {
+                init = child(process.id());
+                init.is_some()
+            },
+        )?;
         let mut machine = Self {
             netns,
             init: init.context("it was there")?,
@@ -111,8 +117,11 @@ impl Machine {
             .status
             .success()
         {
-            if begun.elapsed() > Duration::from_secs(30) {
-                bail!("systemd is not up after 30 s:\n{}", self.process.tail());
+            if begun.elapsed() > here(Duration::from_secs(30)) {
+                bail!(
+                    "systemd is not up after 30 s, by the pace of the machine:\n{}",
+                    self.process.tail()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
