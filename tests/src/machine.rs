@@ -93,14 +93,10 @@ impl Machine {
         let log = lab.directory().join("machine.log");
         let mut process = Process::start("systemd in a lab", command, &log)?;
         let mut init = None;
-        process.wait_until(
-            "its first process",
-            here(Duration::from_secs(10)),
-            |process| {
-                init = child(process.id());
-                init.is_some()
-            },
-        )?;
+        process.wait_until("its first process", Duration::from_secs(10), |process| {
+            init = child(process.id());
+            init.is_some()
+        })?;
         let mut machine = Self {
             netns,
             init: init.context("it was there")?,

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::pace::here;
+
 /// Copies a program that is to be run. Another process does it: a child that another thread forks meanwhile would
 /// have a copy of ours open for writing until it becomes its own program, and what is open for writing can't be run
 /// ("Text file busy").
@@ -73,17 +75,17 @@ impl Process {
             .unwrap_or_default()
     }
 
-    /// Waits until `ready` says yes.
+    /// Waits until `ready` says yes, for as long as `limit` is on a machine of one's own ([`pace`](crate::pace)).
     ///
     /// # Errors
-    /// The process ended, or `limit` passed; the message holds the end of the log.
+    /// The process ended, or the limit passed; the message holds the end of the log.
     pub fn wait_until(
         &mut self,
         what: &str,
         limit: Duration,
         mut ready: impl FnMut(&Self) -> bool,
     ) -> Result<()> {
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), here(limit));
         while !ready(self) {
             if let Some(status) = self.child.try_wait()? {
                 bail!(
@@ -100,13 +102,13 @@ impl Process {
         Ok(())
     }
 
-    /// Asks the process to end (SIGTERM) and waits for it.
+    /// Asks the process to end (SIGTERM) and waits for it, with a limit as that of [`Self::wait_until`].
     ///
     /// # Errors
-    /// It is still there after `limit`; it is then killed.
+    /// It is still there after the limit; it is then killed.
     pub fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         self.signal(libc::SIGTERM)?;
-        let start = Instant::now();
+        let (start, limit) = (Instant::now(), here(limit));
         while start.elapsed() < limit {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

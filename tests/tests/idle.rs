@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use lb_tests::lab::Lab;
 use lb_tests::netns::run;
-use lb_tests::pace::here;
 use lb_tests::plan::MQTT_PORT;
 use lb_tests::process::Process;
 use lb_tests::raw::Connect;
@@ -26,7 +25,7 @@ fn twenty_thousand_idle_clients_and_no_socket_on_the_balancer() {
     let mut fleets: Vec<_> = (0..PROCESSES).map(|part| start_fleet(&lab, part)).collect();
     for fleet in &mut fleets {
         fleet
-            .wait_until("connected fleet", here(Duration::from_secs(120)), |fleet| {
+            .wait_until("connected fleet", Duration::from_secs(120), |fleet| {
                 fleet.output().contains("connected")
             })
             .unwrap();
