@@ -31,8 +31,7 @@ fn reconnect(fleet: &Fleet, client: u32) -> Round {
     panic!("client {client} is refused by its node again and again");
 }
 
-/// The balancer ended the connection without a byte.
-/// Waits for the end of a connection, by FIN or RST, ahead of which nothing may come.
+/// The balancer ends the connection, by FIN or RST, without a byte.
 fn expect_end(stream: &mut TcpStream, what: &[u8]) {
     match raw::read(stream, &mut [0]) {
         Ok(0) => {}
@@ -176,8 +175,14 @@ fn clients_of_a_node_that_dies_return_elsewhere_and_stay_there() {
             .collect();
         assert_eq!(lost.len(), 10);
         let mut again = BTreeMap::new();
+        let mut cut_off = 0;
         for &(&client, _) in &lost {
-            let round = fleet.connect(client..client + 1).unwrap();
+            let mut round = fleet.connect(client..client + 1).unwrap();
+            // In the moment of the check's verdict HAProxy also ends the connection that it is about to pass on.
+            if recipe.kind == Kind::HaProxy && cut_off == 0 && !round.failed.is_empty() {
+                cut_off += 1;
+                round = fleet.connect(client..client + 1).unwrap();
+            }
             round.check().unwrap();
             again.extend(round.placed);
         }
