@@ -116,12 +116,11 @@ impl Built {
             quoted(&self.packages)
         );
         // Who knows better says so: another guest may run beside this one.
-        let said = std::env::var_os("MQLB_SLOWNESS").map(PathBuf::from);
-        if let Some(said) = said {
-            job += &format!("export MQLB_SLOWNESS={}\n", quoted(&said));
-        } else if acceleration == Acceleration::Tcg {
-            job += &format!("export MQLB_SLOWNESS={}\n", acceleration.slowness());
-        }
+        let slowness = match std::env::var_os("MQLB_SLOWNESS") {
+            Some(said) => quoted(Path::new(&said)),
+            None => acceleration.slowness().to_string(),
+        };
+        job += &format!("export MQLB_SLOWNESS={slowness}\n");
         if wires == Wires::Virtio {
             job += &format!("export MQLB_LAB_CARDS={CARD_SETS}\n");
         } else if filters.is_empty() {
