@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use rmqtt::context::ServerContext;
+use rmqtt::hook::{Handler, HookResult, Parameter, ReturnType, Type};
 use rmqtt::net::Builder;
 use rmqtt::retain::{DefaultRetainStorage, RetainStorage};
 use rmqtt::server::MqttServer;
@@ -20,6 +21,10 @@ pub async fn serve(addresses: &[SocketAddr], websockets: &[SocketAddr]) -> Resul
     // The library refuses clients of a busy machine; a fleet that connects at once makes it busy.
     let context = ServerContext::new().busy_check_enable(false).build().await;
     *context.extends.retain_mut().await = Box::new(Retained::default());
+    let hooks = context.extends.hook_mgr().register();
+    let takeover = Box::new(Takeover(context.clone()));
+    hooks.add(Type::ClientConnect, takeover).await;
+    hooks.start().await;
 
     let mut server = MqttServer::new(context);
     let tcp = addresses.iter().map(|address| (address, false));
@@ -47,6 +52,32 @@ pub async fn serve(addresses: &[SocketAddr], websockets: &[SocketAddr]) -> Resul
         .run()
         .await
         .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// The library asks the last session of an identifier to go, and refuses the client ("server unavailable") where
+/// that one has closed its connection but is not put away yet. EMQX and mosquitto wait for it, and so does this.
+struct Takeover(ServerContext);
+
+#[async_trait]
+impl Handler for Takeover {
+    async fn hook(&self, event: &Parameter, result: Option<HookResult>) -> ReturnType {
+        // A session that goes on is left to the library, which moves its messages while it takes over.
+        if let Parameter::ClientConnect(connect) = event
+            && connect.clean_start()
+        {
+            // No longer than the client waits; the library then says what is wrong.
+            for _ in 0..500 {
+                let session = self.0.extends.shared().await.entry(connect.id().clone());
+                if let Ok(mut session) = session.try_lock().await
+                    && session.kick(true, true, false).await.is_ok()
+                {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        (true, result)
+    }
 }
 
 /// The library has a store for retained messages but leaves connecting it to its users.

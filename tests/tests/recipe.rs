@@ -12,24 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::recipe::{EQUAL, at, each, request, session, spread, websockets, with_each};
 use lb_tests::emqx::node::{Node, WEBSOCKET_PORT};
-use lb_tests::fleet::{Fleet, Round};
 use lb_tests::raw::{self, Connect};
 use lb_tests::recipe::{FRONT_PORT, Kind, Options};
-
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Connects a client that has just left its node. Where the stand-in's library has not put the last session
-/// away, it refuses the next one of the same identifier; neither balancer sends a CONNACK here.
-fn reconnect(fleet: &Fleet, client: u32) -> Round {
-    for _ in 0..100 {
-        let round = fleet.connect(client..client + 1).unwrap();
-        match round.failed.first() {
-            Some((_, why)) if why.contains("Unavailable") => thread::sleep(PAUSE),
-            _ => return round,
-        }
-    }
-    panic!("client {client} is refused by its node again and again");
-}
 
 /// The balancer ends the connection, by FIN or RST, without a byte.
 fn expect_end(stream: &mut TcpStream, what: &[u8]) {
@@ -194,7 +178,7 @@ fn clients_of_a_node_that_dies_return_elsewhere_and_stay_there() {
         recipe.wait_until_up(3).unwrap();
         for (&client, node) in &again {
             fleet.disconnect(client..client + 1).unwrap();
-            let round = reconnect(&fleet, client);
+            let round = fleet.connect(client..client + 1).unwrap();
             round.check().unwrap();
             assert_eq!(round.placed.get(&client), Some(node));
         }
