@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use rumqttc::{self as v4, v5};
 
+use crate::pace::slowness;
+
 /// MQTT 3.1.1 or 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -56,7 +58,7 @@ const QUEUE: usize = 16;
 /// start, by default 65,535 of them with MQTT 5: megabytes for every client.
 const IN_FLIGHT: u16 = 16;
 
-/// Longest time from a SYN to a CONNACK, in seconds.
+/// Longest time from a SYN to a CONNACK, in seconds on processors of one's own.
 const CONNECT_TIMEOUT: u64 = 20;
 
 impl Connection {
@@ -71,13 +73,14 @@ impl Connection {
             SocketAddr::V4(server) => server.ip().to_string(),
             SocketAddr::V6(server) => format!("[{}]", server.ip()),
         };
+        let timeout = CONNECT_TIMEOUT * u64::from(slowness());
         Self(match protocol {
             Protocol::V4 => {
                 let mut options = v4::MqttOptions::new(client_id, host, server.port());
                 options.set_keep_alive(keep_alive).set_inflight(IN_FLIGHT);
                 let (client, mut events) = v4::AsyncClient::new(options, QUEUE);
                 let mut network = v4::NetworkOptions::new();
-                network.set_connection_timeout(CONNECT_TIMEOUT);
+                network.set_connection_timeout(timeout);
                 events.set_network_options(network);
                 Inner::V4(client, events)
             }
@@ -86,7 +89,7 @@ impl Connection {
                 options
                     .set_keep_alive(keep_alive)
                     .set_outgoing_inflight_upper_limit(IN_FLIGHT)
-                    .set_connection_timeout(CONNECT_TIMEOUT);
+                    .set_connection_timeout(timeout);
                 let (client, events) = v5::AsyncClient::new(options, QUEUE);
                 Inner::V5(client, events)
             }

@@ -38,6 +38,8 @@ pub async fn serve(addresses: &[SocketAddr], websockets: &[SocketAddr]) -> Resul
             .reuseaddr(Some(true))
             .max_handshaking_limit(10_000)
             .handshake_timeout(Duration::from_secs(60))
+            // A message lives for five minutes otherwise.
+            .message_expiry_interval(Duration::ZERO)
             .bind()
             .and_then(|listener| match websocket {
                 true => listener.ws(),
@@ -96,6 +98,8 @@ impl RetainStorage for Retained {
         retain: Retain,
         expiry: Option<Duration>,
     ) -> rmqtt::Result<()> {
+        // To the library's store it is a time like any other; elsewhere in the library it is none.
+        let expiry = expiry.filter(|time| !time.is_zero());
         self.0.set_with_timeout(topic, retain, expiry).await
     }
 

@@ -21,6 +21,7 @@ use crate::client::{Connection, Handle, Protocol, Seen};
 use crate::comeback::{Comeback, Holder};
 use crate::latency::Latencies;
 use crate::netns::Netns;
+use crate::pace::here;
 
 /// How a fleet connects.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ impl Options {
             parallel: 64,
             rate: None,
             keep_alive: Duration::from_secs(120),
-            timeout: Duration::from_secs(30),
+            timeout: here(Duration::from_secs(30)),
             come_back: false,
         }
     }
@@ -288,11 +289,7 @@ impl Commander {
             let options = Arc::clone(&self.options);
             attempts.spawn(async move {
                 let _permit = permit;
-                let attempt = tokio::time::timeout(options.timeout, establish(&options, number));
-                let result = attempt.await.unwrap_or_else(|_| {
-                    bail!("not connected within {:?}", options.timeout);
-                });
-                (number, result)
+                (number, establish(&options, number).await)
             });
         }
         while let Some(finished) = attempts.join_next().await {
@@ -367,8 +364,22 @@ impl Commander {
     }
 }
 
-/// Connects client `number` and has it learn its broker and hear itself.
+/// Connects client `number` and has it learn its broker and hear itself, in time.
 pub(crate) async fn establish(options: &Options, number: u32) -> Result<Established> {
+    let mut awaited = "CONNACK";
+    let attempt = attempt(options, number, &mut awaited);
+    match tokio::time::timeout(options.timeout, attempt).await {
+        Ok(result) => result,
+        Err(_) => bail!("no {awaited} within {:?}", options.timeout),
+    }
+}
+
+/// As [`establish`], for as long as it takes; says what it waits for.
+async fn attempt(
+    options: &Options,
+    number: u32,
+    awaited: &mut &'static str,
+) -> Result<Established> {
     let protocol = [Protocol::V4, Protocol::V5][number as usize % 2];
     // Not in step with the protocol, so that each address sees both.
     let server = options.servers[(number / 2) as usize % options.servers.len()];
@@ -378,6 +389,7 @@ pub(crate) async fn establish(options: &Options, number: u32) -> Result<Establis
     let start = Instant::now();
     while connection.next().await? != Seen::Connected {}
     let latency = start.elapsed();
+    *awaited = "SUBACK";
 
     let handle = connection.handle();
     let own_topic = format!("lab/echo/{id}");
@@ -391,6 +403,7 @@ pub(crate) async fn establish(options: &Options, number: u32) -> Result<Establis
             Seen::Subscribed => {
                 subscriptions += 1;
                 if subscriptions == 2 {
+                    *awaited = "message of its own or no retained one";
                     handle.publish(&own_topic, id.as_bytes(), false)?;
                 }
             }
