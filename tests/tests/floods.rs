@@ -14,6 +14,7 @@ use lb_tests::flood::{Flood, Kind, pin};
 use lb_tests::lab::{self, Lab};
 use lb_tests::latency::Latencies;
 use lb_tests::mqlb::Mqlb;
+use lb_tests::pace::here;
 use lb_tests::raw::{self, Connect};
 
 /// Frames a second of a flood that isn't strict.
@@ -96,7 +97,7 @@ fn map_memory(mqlb: &Mqlb) -> u64 {
 struct Costs {
     /// Growth of the agent's resident memory, kB.
     resident: u64,
-    /// The agent's CPU time, in percent of the flood's, connecting clients left out; `None`: all of it.
+    /// The agent's CPU time, in percent of the flood's on processors of one's own, connecting clients left out; `None`: all of it.
     cpu: Option<u32>,
 }
 
@@ -178,7 +179,7 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
         (false, Some(_)) => 150,
         (false, None) => 600,
     };
-    let bound = (10 * p99(&calm)).max(Duration::from_millis(least));
+    let bound = (10 * p99(&calm)).max(here(Duration::from_millis(least)));
     assert!(p99(&stormy) < bound, "{:?} ≥ {bound:?}", p99(&stormy));
     assert_eq!(before.1, after.1, "memory of the maps");
     let grown = after.0.saturating_sub(before.0);
@@ -186,7 +187,7 @@ fn flood(kind: Kind, counter: &str, costs: &Costs) {
     let of_connects = calm_cpu.mul_f64(stormy.len() as f64 / calm.len() as f64);
     let cpu = (after.2 - before.2).saturating_sub(of_connects);
     if let Some(percent) = costs.cpu {
-        let most = span * percent / 100;
+        let most = here(span * percent / 100);
         assert!(cpu <= most, "{cpu:?} of CPU time for the flood alone");
     }
 }
