@@ -30,6 +30,7 @@ fn allowed(kind: Kind, span: Duration) -> u64 {
     match kind {
         // Every second frame is data.
         Kind::HalfConnect => 2 * (PUNTS.0 + PUNTS.1 * seconds),
+        Kind::OneFlow => PUNTS.0 + PUNTS.1 * seconds,
         Kind::BareAck | Kind::BadCookie => RESETS * (seconds + 1),
         _ => 0,
     }

@@ -14,7 +14,7 @@ use lb_tests::pace::fewer;
 
 /// Clients on processors of their own, unless `MQLB_STORM_CLIENTS` says otherwise.
 const CLIENTS: u32 = 20_000;
-/// Connected at a time; the others have no sockets.
+/// Connected at a time there; the others have no sockets.
 const WAVE: u32 = 5_000;
 
 fn clients() -> u32 {
@@ -22,15 +22,15 @@ fn clients() -> u32 {
     let asked = asked.map(|text| text.parse().expect("MQLB_STORM_CLIENTS: a number"));
     asked
         .unwrap_or_else(|| fewer(CLIENTS))
-        .next_multiple_of(WAVE)
+        .next_multiple_of(fewer(WAVE))
 }
 
 /// Connects all clients, wave by wave. How many returned to their broker, and the agent's CPU time.
 fn all_connect(fleet: &Fleet, mqlb: &Mqlb, clients: u32) -> (usize, Duration, Duration) {
     let (before, begun) = (common::cpu_time(mqlb), Instant::now());
-    let mut returned = 0;
-    for first in (0..clients).step_by(WAVE as usize) {
-        let wave = first..first + WAVE;
+    let (mut returned, size) = (0, fewer(WAVE));
+    for first in (0..clients).step_by(size as usize) {
+        let wave = first..first + size;
         let round = fleet.connect(wave.clone()).unwrap();
         round.check().unwrap();
         returned += round.returned;
