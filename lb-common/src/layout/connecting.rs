@@ -12,13 +12,13 @@ use super::Flow;
 pub struct Connecting {
     /// Ticket of the CONNECT ([`Pending`](super::Pending)).
     pub ticket: u32,
-    /// The client's latest TSval.
+    /// TSval of its CONNECT.
     pub tsval: u32,
     /// Our last TSval, which the client echoed.
     pub echo: u32,
     /// The client uses timestamps.
     pub timestamps: bool,
-    /// The client's latest window, as it stands in the header.
+    /// The window of its CONNECT, as it stands in the header.
     pub window: u16,
     /// Window scale that the client was promised.
     pub promised: u8,

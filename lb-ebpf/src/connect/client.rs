@@ -2,12 +2,11 @@
 //! timer.
 
 use aya_ebpf::programs::XdpContext;
-use lb_common::layout::{Connecting, Flow, PuntKind, Verdict, ticks};
+use lb_common::layout::{Flow, PuntKind, Verdict, ticks};
 use lb_common::wire::flag;
 
 use super::bound::UP;
-use super::desk::desk;
-use super::{out, pending, read, syn};
+use super::{out, read, syn};
 use crate::clock;
 use crate::count::drop;
 use crate::frame::Parsed;
@@ -16,7 +15,7 @@ use crate::punt::{self, Reason};
 
 /// A packet of the client's entry.
 #[inline(never)]
-pub fn packet(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
+pub fn packet(ctx: &XdpContext, p: &Parsed, flow: &Flow) -> u32 {
     if p.flags & flag::SYN != 0 {
         // One with another number begins anew, see `splice::begins_anew`.
         return drop(Verdict::DuplicateSyn, p.length);
@@ -47,9 +46,12 @@ pub fn packet(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
 /// No action: the SYN is due again.
 const AGAIN: u32 = 0;
 
-/// The CONNECT once more: kept again, or handed over to the agent.
+/// The CONNECT once more: the SYN is due again, or the agent takes over.
+///
+/// Nothing is written to the entry: the backend's answer may replace it at this moment on another CPU, and what the
+/// map takes out it gives to the next connection at once. So it is the first CONNECT that is kept and sent.
 #[inline(never)]
-fn again(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
+fn again(ctx: &XdpContext, p: &Parsed, flow: &Flow) -> u32 {
     let reason = Reason {
         kind: PuntKind::Client,
         listener: flow.listener,
@@ -67,22 +69,5 @@ fn again(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) -> u32 {
     if late || !usable || !out::tag_fits(p, flow) || !read::take(ctx, p) {
         return punt::punt(ctx, &reason);
     }
-    keep_again(ctx, p, flow);
     AGAIN
-}
-
-/// The latest segment replaces the one that is kept.
-#[inline(never)]
-fn keep_again(ctx: &XdpContext, p: &Parsed, flow: &mut Flow) {
-    let Some(desk) = desk() else {
-        return;
-    };
-    let before = Connecting::load(flow);
-    if before.timestamps != desk.seen.timestamps {
-        return;
-    }
-    desk.seen.promised = before.promised;
-    let ticket = pending::keep(ctx, p, desk);
-    desk.seen.ticket = if ticket == 0 { before.ticket } else { ticket };
-    desk.seen.store(flow);
 }

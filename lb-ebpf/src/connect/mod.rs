@@ -80,7 +80,7 @@ pub fn withdraw(flow: &Flow) {
 
 /// A packet of a connection that is being set up here.
 #[inline(always)]
-pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &mut Flow) -> u32 {
+pub fn packet(ctx: &XdpContext, p: &Parsed, entry: &Flow) -> u32 {
     if entry.flags & flags::FROM_CLIENT != 0 {
         client::packet(ctx, p, entry)
     } else {
