@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rumqttc::{self as v4, v5};
 
-use crate::pace::slowness;
+use crate::pace::here;
 
 /// MQTT 3.1.1 or 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ const QUEUE: usize = 16;
 /// start, by default 65,535 of them with MQTT 5: megabytes for every client.
 const IN_FLIGHT: u16 = 16;
 
-/// Longest time from a SYN to a CONNACK, in seconds on processors of one's own.
-const CONNECT_TIMEOUT: u64 = 20;
+/// Longest time from a SYN to a CONNACK, on processors of one's own.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Connection {
     pub fn new(
@@ -73,7 +73,7 @@ impl Connection {
             SocketAddr::V4(server) => server.ip().to_string(),
             SocketAddr::V6(server) => format!("[{}]", server.ip()),
         };
-        let timeout = CONNECT_TIMEOUT * u64::from(slowness());
+        let timeout = here(CONNECT_TIMEOUT).as_secs();
         Self(match protocol {
             Protocol::V4 => {
                 let mut options = v4::MqttOptions::new(client_id, host, server.port());

@@ -23,16 +23,17 @@ const RATE: u32 = 50_000;
 /// Frames of a flood of this length that are treated as anybody's: a slow machine sends no more than these.
 fn allowed(kind: Kind, span: Duration) -> u64 {
     /// What one source may send the agent, at once and a second (docs/operating.md, punt_limited).
-    const PUNTS: (u64, u64) = (65_536, 16_384);
+    const AT_ONCE: u64 = 65_536;
+    const A_SECOND: u64 = 16_384;
     /// Answers a second (docs/configuration.md, rst_rate).
     const RESETS: u64 = 10_000;
-    let seconds = span.as_secs();
+    let punts = AT_ONCE + A_SECOND * span.as_secs();
     match kind {
         // Every second frame is data.
-        Kind::HalfConnect => 2 * (PUNTS.0 + PUNTS.1 * seconds),
-        Kind::OneFlow => PUNTS.0 + PUNTS.1 * seconds,
-        Kind::BareAck | Kind::BadCookie => RESETS * (seconds + 1),
-        _ => 0,
+        Kind::HalfConnect => 2 * punts,
+        Kind::OneFlow => punts,
+        Kind::BareAck | Kind::BadCookie => RESETS * (span.as_secs() + 1),
+        Kind::Syn | Kind::Rst => 0,
     }
 }
 
@@ -98,7 +99,8 @@ fn map_memory(mqlb: &Mqlb) -> u64 {
 struct Costs {
     /// Growth of the agent's resident memory, kB.
     resident: u64,
-    /// The agent's CPU time, in percent of the flood's on processors of one's own, connecting clients left out; `None`: all of it.
+    /// The agent's CPU time, in percent of the flood's on processors of one's own, connecting clients left
+    /// out; `None`: all of it.
     cpu: Option<u32>,
 }
 

@@ -14,7 +14,7 @@ use lb_tests::pace::fewer;
 
 /// Clients on processors of their own, unless `MQLB_STORM_CLIENTS` says otherwise.
 const CLIENTS: u32 = 20_000;
-/// Connected at a time there; the others have no sockets.
+/// Of them connected at a time; the others have no sockets.
 const WAVE: u32 = 5_000;
 
 fn clients() -> u32 {
@@ -28,7 +28,8 @@ fn clients() -> u32 {
 /// Connects all clients, wave by wave. How many returned to their broker, and the agent's CPU time.
 fn all_connect(fleet: &Fleet, mqlb: &Mqlb, clients: u32) -> (usize, Duration, Duration) {
     let (before, begun) = (common::cpu_time(mqlb), Instant::now());
-    let (mut returned, size) = (0, fewer(WAVE));
+    let size = fewer(WAVE);
+    let mut returned = 0;
     for first in (0..clients).step_by(size as usize) {
         let wave = first..first + size;
         let round = fleet.connect(wave.clone()).unwrap();
